@@ -1,0 +1,37 @@
+"""The engine: SQLite set up so that several processes can share it, or PostgreSQL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.orm import Session, sessionmaker
+
+from service.settings import Settings
+
+Sessions = sessionmaker[Session]
+
+
+def open_engine(settings: Settings) -> Engine:
+    engine = create_engine(settings.database, pool_pre_ping=True)
+    if engine.dialect.name == "sqlite":
+        settings.data.mkdir(parents=True, exist_ok=True)
+        event.listen(engine, "connect", _on_connect)
+        event.listen(engine, "begin", _on_begin)
+    return engine
+
+
+def sessions(engine: Engine) -> Sessions:
+    return sessionmaker(engine, expire_on_commit=False)
+
+
+def _on_connect(connection: Any, record: object) -> None:
+    connection.isolation_level = None  # transactions begin where _on_begin says, not where the driver guesses
+    for pragma in ("journal_mode=WAL", "busy_timeout=10000", "synchronous=NORMAL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _on_begin(connection: Connection) -> None:
+    # A transaction that reads first and writes later fails at once with "database is locked" when another one wrote
+    # in between, whatever busy_timeout says; taking the write lock at the start makes it wait instead.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

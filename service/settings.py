@@ -1,0 +1,40 @@
+"""Every setting of the service and the worker, from `REDEEM_…` in the environment: the only reader of it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """`Settings()` reads the environment; tests pass what they want as keyword arguments."""
+
+    model_config = SettingsConfigDict(env_prefix="REDEEM_")
+
+    data: Path = Path("redeem-data")
+    """The folder of everything on one machine: database, store, key, Valkey's files, scratch."""
+    database_url: str = ""
+    """SQLAlchemy's. Empty: SQLite in the data folder."""
+    broker_url: str = ""
+    """Celery's. `redeem serve` sets it to the Valkey that it starts."""
+    max_upload_bytes: int = Field(4 * 2**30, gt=0)
+    lease: timedelta = timedelta(seconds=60)
+    """A worker that gave no heartbeat for this long is taken for dead, and its job is queued again."""
+    heartbeat: timedelta = timedelta(seconds=5)
+    max_attempts: int = Field(3, ge=1)
+
+    @property
+    def database(self) -> str:
+        return self.database_url or f"sqlite:///{self.data / 'redeem.db'}"
+
+    @property
+    def store(self) -> Path:
+        return self.data / "store"
+
+    @property
+    def key_file(self) -> Path:
+        """The key made at first start: readable by the owner alone, and what the CLI on this machine uses."""
+        return self.data / "key"

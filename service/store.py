@@ -1,0 +1,82 @@
+"""Where bytes live: content-addressed blobs in an object store, written once, named by their SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+import obstore
+from obstore.store import LocalStore, ObjectStore
+
+from service.settings import Settings
+
+CHUNK = 2**20
+
+
+@dataclass(frozen=True)
+class Digest:
+    """What was measured on bytes that went by."""
+
+    size: int
+    sha256: str
+
+
+class CorruptBlob(Exception):
+    """Bytes in the store do not have the hash that they are filed under."""
+
+
+def open_store(settings: Settings) -> ObjectStore:
+    settings.store.mkdir(parents=True, exist_ok=True)
+    return LocalStore(settings.store)
+
+
+def blob_key(sha256: str) -> str:
+    return f"blobs/{sha256[:2]}/{sha256}"
+
+
+def pending_key(upload: UUID) -> str:
+    """Where an upload's bytes lie until their hash is known."""
+    return f"uploads/{upload}"
+
+
+async def receive(store: ObjectStore, key: str, chunks: AsyncIterator[bytes]) -> Digest:
+    """Stream bytes to `key`, hashing them on the way; memory stays at a few chunks. A failing stream leaves nothing."""
+    digest, size = hashlib.sha256(), 0
+
+    async def hashed() -> AsyncIterator[bytes]:
+        nonlocal size
+        async for chunk in chunks:
+            digest.update(chunk)
+            size += len(chunk)
+            yield chunk
+
+    await obstore.put_async(store, key, hashed())
+    return Digest(size, digest.hexdigest())
+
+
+def put_bytes(store: ObjectStore, content: bytes) -> Digest:
+    """File a blob under its hash, and read it back: what is recorded afterwards is known to be there."""
+    digest = Digest(len(content), hashlib.sha256(content).hexdigest())
+    key = blob_key(digest.sha256)
+    obstore.put(store, key, content)
+    if hashlib.sha256(get_bytes(store, digest.sha256)).hexdigest() != digest.sha256:
+        raise CorruptBlob(f"{key} does not read back as it was written")
+    return digest
+
+
+def get_bytes(store: ObjectStore, sha256: str) -> bytes:
+    return bytes(obstore.get(store, blob_key(sha256)).bytes())
+
+
+def download(store: ObjectStore, sha256: str, path: Path) -> None:
+    """Copy a blob to a file, hashing again on the way: what is loaded is what was uploaded, or CorruptBlob."""
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for chunk in obstore.get(store, blob_key(sha256)).stream(CHUNK):
+            digest.update(chunk)
+            file.write(chunk)
+    if digest.hexdigest() != sha256:
+        raise CorruptBlob(f"blob {sha256} has the hash {digest.hexdigest()}")

@@ -1,0 +1,184 @@
+"""The record of truth: what the database holds. Alembic's migrations make these tables; a test keeps both equal."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import uuid_utils.compat
+from sqlalchemy import (
+    JSON,
+    CheckConstraint,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from redeem.contract import BundleRole, JobState, UploadKind, UploadState
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC time on every database. Refuses naive times instead of guessing."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"a time without a zone: {value}")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+Json = JSON().with_variant(JSONB(), "postgresql")
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def new_id() -> UUID:
+    """UUIDv7: unguessable enough to name, ordered enough to index and to page by."""
+    return uuid_utils.compat.uuid7()
+
+
+def one_of(column: str, values: type[UploadKind | UploadState | BundleRole | JobState]) -> CheckConstraint:
+    allowed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({allowed})", name=column)
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class ApiKey(Base):
+    """Who may. Only the SHA-256 of a key is kept; keys are 32 random bytes, so no slow hash is needed."""
+
+    __tablename__ = "api_keys"
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(String(100))
+    hash: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+
+
+class UploadRow(Base):
+    __tablename__ = "uploads"
+    __table_args__ = (one_of("kind", UploadKind), one_of("state", UploadState))
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    kind: Mapped[str] = mapped_column(String(16))
+    filename: Mapped[str] = mapped_column(String(255))
+    state: Mapped[str] = mapped_column(String(16), default=UploadState.open)
+    size: Mapped[int | None]
+    """Announced at first, measured once complete; likewise `sha256`."""
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+
+
+class ModelRow(Base):
+    __tablename__ = "models"
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    upload_id: Mapped[UUID] = mapped_column(ForeignKey("uploads.id"))
+    architecture: Mapped[dict[str, Any]] = mapped_column(Json)
+    preprocessing: Mapped[dict[str, Any]] = mapped_column(Json)
+    labels: Mapped[dict[str, str]] = mapped_column(Json)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+
+
+class BundleRow(Base):
+    __tablename__ = "bundles"
+    __table_args__ = (one_of("role", BundleRole),)
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    upload_id: Mapped[UUID] = mapped_column(ForeignKey("uploads.id"))
+    role: Mapped[str] = mapped_column(String(16))
+    target: Mapped[int | list[int] | None] = mapped_column(Json)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+
+
+class JobRow(Base):
+    """A job, its outbox and its lease in one row. Only `service.records`, `service.dispatcher` and `worker.lease`
+    change it, each by compare-and-set."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (one_of("state", JobState), Index(None, "state", "lease_expires_at"))
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    state: Mapped[str] = mapped_column(String(16), default=JobState.queued)
+    stage: Mapped[str | None] = mapped_column(String(32))
+    progress: Mapped[float] = mapped_column(default=0.0)
+    verdict: Mapped[str | None] = mapped_column(String(16))
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    error_code: Mapped[str | None] = mapped_column(String(64))
+    error_detail: Mapped[str | None]
+    error_hint: Mapped[str | None]
+
+    model_id: Mapped[UUID] = mapped_column(ForeignKey("models.id"))
+    clean_id: Mapped[UUID] = mapped_column(ForeignKey("bundles.id"))
+    triggered_id: Mapped[UUID | None] = mapped_column(ForeignKey("bundles.id"))
+    purifier: Mapped[dict[str, Any]] = mapped_column(Json)
+    detectors: Mapped[list[dict[str, Any]]] = mapped_column(Json)
+    policy: Mapped[dict[str, Any]] = mapped_column(Json)
+    seed: Mapped[int]
+    labels: Mapped[dict[str, str]] = mapped_column(Json)
+    timings: Mapped[dict[str, float]] = mapped_column(Json, default=dict)
+
+    attempts: Mapped[int] = mapped_column(default=0)
+    """How often it was claimed."""
+    dispatched_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    """When its id last went on the queue; None means it still has to."""
+    lease_token: Mapped[UUID | None]
+    """Made anew by each claim; whoever does not hold it writes nothing."""
+    lease_expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class JobEventRow(Base):
+    """The history of a job: what GET /v1/jobs/{id}/events replays."""
+
+    __tablename__ = "job_events"
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    type: Mapped[str] = mapped_column(String(16))
+    state: Mapped[str] = mapped_column(String(16))
+    stage: Mapped[str | None] = mapped_column(String(32))
+    progress: Mapped[float]
+
+
+class ArtifactRow(Base):
+    """A file that a job made. The bytes are in the store under their hash. Stage artifacts (`internal`) let a repeated
+    job skip what is done; the others are for the client."""
+
+    __tablename__ = "artifacts"
+    __table_args__ = (UniqueConstraint("job_id", "name"),)
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"))
+    name: Mapped[str] = mapped_column(String(100))
+    media_type: Mapped[str] = mapped_column(String(100))
+    size: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64))
+    internal: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
