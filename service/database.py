@@ -13,7 +13,8 @@ Sessions = sessionmaker[Session]
 
 
 def open_engine(settings: Settings) -> Engine:
-    engine = create_engine(settings.database, pool_pre_ping=True)
+    # One connection for each thread that answers requests, and some for the dispatcher and the health checks.
+    engine = create_engine(settings.database, pool_pre_ping=True, pool_size=5, max_overflow=45)
     if engine.dialect.name == "sqlite":
         settings.data.mkdir(parents=True, exist_ok=True)
         event.listen(engine, "connect", _on_connect)
@@ -25,6 +26,11 @@ def sessions(engine: Engine) -> Sessions:
     return sessionmaker(engine, expire_on_commit=False)
 
 
+def readers(engine: Engine) -> Sessions:
+    """Sessions that only read: on SQLite they neither wait for a writer nor make one wait."""
+    return sessionmaker(engine.execution_options(postgresql_readonly=True), expire_on_commit=False)
+
+
 def _on_connect(connection: Any, record: object) -> None:
     connection.isolation_level = None  # transactions begin where _on_begin says, not where the driver guesses
     for pragma in ("journal_mode=WAL", "busy_timeout=10000", "synchronous=NORMAL", "foreign_keys=ON"):
@@ -34,4 +40,5 @@ def _on_connect(connection: Any, record: object) -> None:
 def _on_begin(connection: Connection) -> None:
     # A transaction that reads first and writes later fails at once with "database is locked" when another one wrote
     # in between, whatever busy_timeout says; taking the write lock at the start makes it wait instead.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    reads = connection.get_execution_options().get("postgresql_readonly", False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import obstore
 from obstore.store import LocalStore, ObjectStore
@@ -38,8 +39,9 @@ def blob_key(sha256: str) -> str:
 
 
 def pending_key(upload: UUID) -> str:
-    """Where an upload's bytes lie until their hash is known."""
-    return f"uploads/{upload}"
+    """Where an upload's bytes lie until their hash is known: a new place for each attempt, so that two at once cannot
+    file one's bytes under the other's hash."""
+    return f"uploads/{upload}-{uuid4()}"
 
 
 async def receive(store: ObjectStore, key: str, chunks: AsyncIterator[bytes]) -> Digest:
@@ -55,6 +57,35 @@ async def receive(store: ObjectStore, key: str, chunks: AsyncIterator[bytes]) ->
 
     await obstore.put_async(store, key, hashed())
     return Digest(size, digest.hexdigest())
+
+
+async def file_under_hash(store: ObjectStore, pending: str, sha256: str) -> None:
+    """Move received bytes to where their hash says. Bytes that are there already are the same ones."""
+    await obstore.rename_async(store, pending, blob_key(sha256))
+
+
+async def discard(store: ObjectStore, pending: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        await obstore.delete_async(store, pending)
+
+
+async def open_range(store: ObjectStore, sha256: str, start: int, end: int) -> AsyncIterator[bytes]:
+    """The bytes `start` to `end` (exclusive) of a blob, a chunk at a time. Raises FileNotFoundError before the first
+    chunk is asked for, where the blob is not there."""
+    if start == end:
+        return _nothing()
+    result = await obstore.get_async(store, blob_key(sha256), options={"range": (start, end)})
+    return aiter(result.stream(CHUNK))
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield b""
+
+
+def check(store: ObjectStore) -> None:
+    """Write a few bytes, or raise what stands in the way."""
+    obstore.put(store, "probe", b"ready")
 
 
 def put_bytes(store: ObjectStore, content: bytes) -> Digest:

@@ -9,6 +9,7 @@ from uuid import UUID
 import uuid_utils.compat
 from sqlalchemy import (
     JSON,
+    BigInteger,
     CheckConstraint,
     DateTime,
     Dialect,
@@ -83,6 +84,16 @@ class ApiKey(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
 
 
+class IdempotencyRow(Base):
+    """Which resource a client's `Idempotency-Key` made, and from what request: both kept as hashes."""
+
+    __tablename__ = "idempotency_keys"
+    key_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    made: Mapped[UUID]
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+
+
 class UploadRow(Base):
     __tablename__ = "uploads"
     __table_args__ = (one_of("kind", UploadKind), one_of("state", UploadState))
@@ -90,7 +101,7 @@ class UploadRow(Base):
     kind: Mapped[str] = mapped_column(String(16))
     filename: Mapped[str] = mapped_column(String(255))
     state: Mapped[str] = mapped_column(String(16), default=UploadState.open)
-    size: Mapped[int | None]
+    size: Mapped[int | None] = mapped_column(BigInteger)
     """Announced at first, measured once complete; likewise `sha256`."""
     sha256: Mapped[str | None] = mapped_column(String(64))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
@@ -138,7 +149,7 @@ class JobRow(Base):
     purifier: Mapped[dict[str, Any]] = mapped_column(Json)
     detectors: Mapped[list[dict[str, Any]]] = mapped_column(Json)
     policy: Mapped[dict[str, Any]] = mapped_column(Json)
-    seed: Mapped[int]
+    seed: Mapped[int] = mapped_column(BigInteger)
     labels: Mapped[dict[str, str]] = mapped_column(Json)
     timings: Mapped[dict[str, float]] = mapped_column(Json, default=dict)
 
@@ -178,7 +189,7 @@ class ArtifactRow(Base):
     job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"))
     name: Mapped[str] = mapped_column(String(100))
     media_type: Mapped[str] = mapped_column(String(100))
-    size: Mapped[int]
+    size: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(String(64))
     internal: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)

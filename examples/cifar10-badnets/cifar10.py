@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ def read(path: Path) -> tuple[Images, list[str]]:
     pixels = np.stack(
         [
             np.asarray(Image.open(io.BytesIO(jpeg[start:end].tobytes())).convert("RGB"))
-            for start, end in zip(offsets[:-1], offsets[1:], strict=True)
+            for start, end in itertools.pairwise(offsets)
         ]
     )
     return Images(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), labels), classes

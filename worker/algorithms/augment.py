@@ -28,6 +28,11 @@ def crop_and_flip(pixels: Tensor, generator: torch.Generator, *, padding: int = 
     return padded[images, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
+def crop(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Random crop only, for digits and whatever else means something different in a mirror."""
+    return crop_and_flip(pixels, generator, flip=False)
+
+
 def unchanged(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """No augmentation: the paper's SAGE sees its clean images as they are."""
     return pixels

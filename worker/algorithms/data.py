@@ -22,7 +22,9 @@ class Images:
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 4 or self.pixels.dtype != torch.uint8:
-            raise UnusableImages(f"expected uint8 images (N, C, H, W), got {self.pixels.dtype} {tuple(self.pixels.shape)}")
+            raise UnusableImages(
+                f"expected uint8 images (N, C, H, W), got {self.pixels.dtype} {tuple(self.pixels.shape)}"
+            )
         if self.labels.shape != self.pixels.shape[:1] or self.labels.dtype != torch.int64:
             raise UnusableImages(
                 f"expected int64 labels ({len(self.pixels)},), got {self.labels.dtype} {tuple(self.labels.shape)}"
@@ -56,10 +58,10 @@ def split(images: Images, fractions: tuple[float, ...], seed: int) -> tuple[Imag
     generator = torch.Generator().manual_seed(seed)
     labels = images.labels.cpu()
     parts: list[list[Tensor]] = [[] for _ in fractions]
-    for label in labels.unique():
+    for label in torch.unique(labels):
         members = torch.nonzero(labels == label).flatten()
         members = members[torch.randperm(len(members), generator=generator)]
-        for part, chosen in zip(parts, members.split(_shares(len(members), fractions)), strict=True):
+        for part, chosen in zip(parts, torch.split(members, _shares(len(members), fractions)), strict=True):
             part.append(chosen)
     device = images.pixels.device
     return tuple(images[torch.cat(part).sort().values.to(device)] for part in parts)

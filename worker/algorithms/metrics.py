@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from worker.algorithms.data import Images, as_float
 from worker.algorithms.precision import autocast
+from worker.algorithms.training import Loss
 
 
 @torch.no_grad()
@@ -17,12 +18,28 @@ def logits(model: nn.Module, pixels: Tensor, *, batch_size: int = 256) -> Tensor
     was_training = model.training
     model.eval()
     parts = []
-    for part in pixels.split(batch_size):
+    for part in torch.split(pixels, batch_size):
         x = as_float(part).contiguous(memory_format=torch.channels_last)
         with autocast(pixels.device):
             parts.append(model(x).float())
     model.train(was_training)
     return torch.cat(parts)
+
+
+@torch.no_grad()
+def mean_loss(model: nn.Module, images: Images, loss: Loss, *, batch_size: int = 256) -> float:
+    """The mean of a training loss over images as they are, in evaluation mode. The model's mode is put back."""
+    was_training = model.training
+    model.eval()
+    total = torch.zeros((), device=images.pixels.device)
+    for pixels, labels in zip(
+        torch.split(images.pixels, batch_size), torch.split(images.labels, batch_size), strict=True
+    ):
+        x = as_float(pixels).contiguous(memory_format=torch.channels_last)
+        with autocast(pixels.device):
+            total += loss(model, x, labels) * len(labels)
+    model.train(was_training)
+    return (total / len(images)).item()
 
 
 def accuracy(predictions: Tensor, labels: Tensor) -> float:
@@ -41,7 +58,8 @@ def accuracy_per_class(predictions: Tensor, labels: Tensor, num_classes: int) ->
 @dataclass(frozen=True)
 class AttackSuccess:
     """`asr`: share of the counted triggered images that the model gives their target. `recovery_accuracy`: share that
-    it gives their true label, so that an ASR of zero by destruction can be told from one by repair. `counted`: images."""
+    it gives their true label, so that an ASR of zero by destruction can be told from one by repair. `counted`:
+    images."""
 
     asr: float
     recovery_accuracy: float

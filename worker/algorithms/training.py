@@ -14,7 +14,8 @@ from worker.algorithms.data import Images, as_float
 from worker.algorithms.precision import autocast
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""(model, x float [0, 1] (N, C, H, W), labels (N,)) to a scalar. Forward passes run under autocast; reduce in float32."""
+"""(model, x float [0, 1] (N, C, H, W), labels (N,)) to a scalar. Forward passes run under autocast; reduce in
+float32."""
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 """uint8 (N, C, H, W) and a generator to uint8 (N, C, H, W)."""

@@ -15,7 +15,12 @@ class SmallResNet(ResNet):
     """
 
     def __init__(
-        self, block: type[BasicBlock | Bottleneck], layers: tuple[int, int, int, int], num_classes: int, in_channels: int, width: int
+        self,
+        block: type[BasicBlock | Bottleneck],
+        layers: tuple[int, int, int, int],
+        num_classes: int,
+        in_channels: int,
+        width: int,
     ) -> None:
         nn.Module.__init__(self)  # ResNet's own would build the large-image stem, 64 channels wide
         self._norm_layer = nn.BatchNorm2d

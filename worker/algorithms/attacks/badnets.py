@@ -25,9 +25,9 @@ def badnets(
 ) -> Poisoned:
     """Stamp a checkerboard patch on a share of a training set, and label those images `target`.
 
-    The patch is `size` pixels square, `margin` pixels from the lower right corner, opaque. The poisoned images are drawn from
-    all classes, the target's own included, so that at rate 0.1 and ten classes 9 % of the labels change. Stamp
-    before any augmentation: an attacker poisons files, and the victim's pipeline crops and flips them.
+    The patch is `size` pixels square, `margin` pixels from the lower right corner, opaque. The poisoned images are
+    drawn from all classes, the target's own included, so that at rate 0.1 and ten classes 9 % of the labels change.
+    Stamp before any augmentation: an attacker poisons files, and the victim's pipeline crops and flips them.
 
     Differs from the paper in the pattern: a checkerboard instead of a single bright square, because CIFAR-10 has
     many images with a bright corner and few with a checkerboard in it.

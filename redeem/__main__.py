@@ -1,0 +1,5 @@
+"""`python -m redeem …` is `redeem …`."""
+
+from redeem.cli import main
+
+main()

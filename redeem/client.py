@@ -1,0 +1,217 @@
+"""The client of the REST interface: what a pipeline imports, and what the command line is made of.
+
+with Client("http://127.0.0.1:8642", key) as client:
+    model = client.upload_model(path, architecture, preprocessing)
+    clean = client.upload_bundle(images, BundleRole.clean)
+    job = client.wait(client.submit(JobRequest(model=model.id, clean=clean.id)).id)
+    client.download_weights(job.id, target)
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from uuid import UUID
+
+import httpx
+from pydantic import BaseModel, TypeAdapter
+
+from redeem import transfer
+from redeem.contract import (
+    Architecture,
+    Artifact,
+    Bundle,
+    BundleRequest,
+    BundleRole,
+    Job,
+    JobEvent,
+    JobRequest,
+    Model,
+    ModelRequest,
+    Page,
+    Preprocessing,
+    Report,
+    Upload,
+    UploadKind,
+    UploadRequest,
+)
+from redeem.errors import RedeemError, ServerProblem, Unreachable
+from redeem.http import connect, new_idempotency_key, request, stream
+from redeem.transfer import Advance, ignore
+
+Answer = TypeVar("Answer", bound=BaseModel)
+LONG_POLL = 30.0  # seconds
+OUTAGE = 60.0  # seconds that a server may be away while somebody waits for a job
+
+
+class Client:
+    """Talks to one server with one API key. Every method raises a RedeemError when it cannot do its work: ServerProblem
+    with the server's own code and hint, or Unreachable once repeating did not help. What is safe to repeat is repeated.
+    """
+
+    def __init__(self, server: str, key: str) -> None:
+        self._http = connect(server, key)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    # Send ---------------------------------------------------------------------------------------------------------
+
+    def upload_model(
+        self,
+        path: Path,
+        architecture: Architecture,
+        preprocessing: Preprocessing,
+        labels: dict[str, str] | None = None,
+        advance: Advance = ignore,
+    ) -> Model:
+        """Upload weights and say what they are. `advance` is called with the bytes of each chunk that went out."""
+        upload = self._upload(path, UploadKind.model, advance)
+        return self.create_model(
+            ModelRequest(upload=upload.id, architecture=architecture, preprocessing=preprocessing, labels=labels or {})
+        )
+
+    def upload_bundle(
+        self, path: Path, role: BundleRole, target: int | list[int] | None = None, advance: Advance = ignore
+    ) -> Bundle:
+        """Upload images. `target` is the label that the trigger brings about; it belongs to triggered images only."""
+        upload = self._upload(path, UploadKind.bundle, advance)
+        return self.create_bundle(BundleRequest(upload=upload.id, role=role, target=target))
+
+    def create_model(self, model: ModelRequest) -> Model:
+        return self._create("/v1/models", model, Model)
+
+    def create_bundle(self, bundle: BundleRequest) -> Bundle:
+        return self._create("/v1/bundles", bundle, Bundle)
+
+    def submit(self, job: JobRequest) -> Job:
+        return self._create("/v1/jobs", job, Job)
+
+    def _upload(self, path: Path, kind: UploadKind, advance: Advance) -> Upload:
+        size, sha256 = transfer.digest(path)
+        opening = UploadRequest(kind=kind, filename=path.name, size=size, sha256=sha256)
+        upload = self._create("/v1/uploads", opening, Upload)
+        try:
+            transfer.send(self._http, f"/v1/uploads/{upload.id}/content", path, size, advance)
+        except ServerProblem as problem:
+            if problem.code != "upload_complete":  # an attempt went through whose answer got lost; the hash was checked
+                raise
+        return upload
+
+    def _create(self, path: str, body: BaseModel, answer: type[Answer]) -> Answer:
+        headers = {"Idempotency-Key": new_idempotency_key()}
+        response = request(self._http, "POST", path, headers=headers, json=body.model_dump(mode="json"))
+        return answer.model_validate(response.json())
+
+    # Follow -------------------------------------------------------------------------------------------------------
+
+    def get(self, job: UUID) -> Job:
+        return Job.model_validate(self._get(f"/v1/jobs/{job}"))
+
+    def jobs(self, limit: int = 50) -> Iterator[Job]:
+        """Jobs, newest first, at most `limit` of them."""
+        cursor: str | None = None
+        while limit > 0:
+            query = {"limit": min(limit, 100)} | ({"cursor": cursor} if cursor else {})
+            page = Page[Job].model_validate(self._get("/v1/jobs", query))
+            yield from page.items[:limit]
+            limit, cursor = limit - len(page.items), page.next_cursor
+            if cursor is None:
+                return
+
+    def wait(self, job: UUID, timeout: float | None = None) -> Job:
+        """Block until the job is at its end, or for `timeout` seconds; returns it as it is then. It survives a server
+        that restarts meanwhile."""
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            seconds = max(0.0, min(LONG_POLL, deadline - time.monotonic()))
+            current = self._outlasting(job, {"wait": seconds})
+            if current.state.terminal or time.monotonic() >= deadline:
+                return current
+
+    def events(self, job: UUID, after: int | None = None) -> Iterator[JobEvent]:
+        """The history of a job as it happens, from its first event (or the one after `after`) to its end. A broken
+        connection is taken up again where it broke."""
+        while True:
+            # Asked before: a history that is complete when the job was at its end already is the whole of it.
+            ended = self._outlasting(job).state.terminal
+            headers = {"Accept": "text/event-stream"} | ({} if after is None else {"Last-Event-ID": str(after)})
+            with (
+                suppress(httpx.TransportError),
+                stream(self._http, "GET", f"/v1/jobs/{job}/events", headers=headers) as response,
+            ):
+                for event in _parse_events(response.iter_lines()):
+                    after = event.seq
+                    yield event
+                    if event.state.terminal:
+                        return
+                if ended:
+                    return
+            time.sleep(1.0)
+
+    def _outlasting(self, job: UUID, query: dict[str, Any] | None = None) -> Job:
+        """The job, from a server that may be away for a while: who waits for hours does not mind a restart."""
+        deadline = time.monotonic() + OUTAGE
+        while True:
+            try:
+                return Job.model_validate(self._get(f"/v1/jobs/{job}", query))
+            except Unreachable:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(1.0)
+
+    def cancel(self, job: UUID) -> Job:
+        """Ask for a stop. A running job ends a moment later: `wait` tells."""
+        return Job.model_validate(request(self._http, "POST", f"/v1/jobs/{job}/cancel", repeat=True).json())
+
+    # Take ---------------------------------------------------------------------------------------------------------
+
+    def report(self, job: UUID) -> Report:
+        return Report.model_validate(self._get(f"/v1/jobs/{job}/report"))
+
+    def artifacts(self, job: UUID) -> list[Artifact]:
+        return TypeAdapter(list[Artifact]).validate_python(self._get(f"/v1/jobs/{job}/artifacts"))
+
+    def download_weights(self, job: UUID, target: Path, advance: Advance = ignore) -> Path:
+        """The purified weights. `target` appears whole and with the right hash, or not at all."""
+        return transfer.receive(self._http, f"/v1/jobs/{job}/weights", target, advance=advance)
+
+    def download(self, job: UUID, artifact: Artifact, target: Path, advance: Advance = ignore) -> Path:
+        return transfer.receive(
+            self._http, f"/v1/jobs/{job}/artifacts/{artifact.name}", target, sha256=artifact.sha256, advance=advance
+        )
+
+    def download_report(self, job: UUID, target: Path, media_type: str = "application/json") -> Path:
+        """The report as the server wrote it: `application/json` or `text/html`."""
+        response = request(self._http, "GET", f"/v1/jobs/{job}/report", headers={"Accept": media_type})
+        if not response.headers.get("Content-Type", "").startswith(media_type):
+            raise RedeemError(
+                "media_type_missing", f"This server gives no report as {media_type}.", "Take it as application/json."
+            )
+        return transfer.write(target, response.content)
+
+    def _get(self, path: str, query: dict[str, Any] | None = None) -> Any:
+        return request(self._http, "GET", path, params=query).json()
+
+
+def _parse_events(lines: Iterator[str]) -> Iterator[JobEvent]:
+    """Server-sent events: `data:` lines up to a blank one. Comments (pings) and other fields are passed over; the id is
+    the `seq` in the data."""
+    data: list[str] = []
+    for line in lines:
+        if line.startswith("data:"):
+            data.append(line[5:].strip())
+        elif not line and data:
+            yield JobEvent.model_validate_json("\n".join(data))
+            data = []

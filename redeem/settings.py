@@ -1,0 +1,44 @@
+"""What the command line reads from the environment, and what the processes that it starts get to see of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import redeem
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8642
+
+
+@dataclass(frozen=True)
+class Settings:
+    server: str | None
+    """Address of a server, from REDEEM_SERVER."""
+    api_key: str | None
+    """From REDEEM_API_KEY. Without it, a server on this machine is asked with the key in its data folder."""
+    data: Path
+    """The data folder of the server on this machine, from REDEEM_DATA."""
+
+
+def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
+    return Settings(
+        server=environment.get("REDEEM_SERVER") or None,
+        api_key=environment.get("REDEEM_API_KEY") or None,
+        data=Path(environment.get("REDEEM_DATA") or "redeem-data"),
+    )
+
+
+# A server of one machine keeps everything in its one folder, whatever the shell says for others; and it needs no key.
+_NOT_INHERITED = ("REDEEM_SERVER", "REDEEM_API_KEY", "REDEEM_DATABASE_URL", "REDEEM_STORE_URL", "REDEEM_BROKER_URL")
+
+
+def child_environment(**changes: str) -> dict[str, str]:
+    """The environment of a process of the local server. Python packages come from where this one came from, never
+    from the folder that the user happens to be in."""
+    inherited = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
+    home = str(Path(redeem.__file__).parent.parent)
+    path = os.pathsep.join(part for part in (home, os.environ.get("PYTHONPATH")) if part)
+    return inherited | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"} | changes

@@ -1,0 +1,90 @@
+"""Composes the service: engine, store, queue and routes. Run it with `uvicorn service.app:create_app --factory`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from threading import Event, Thread
+
+from fastapi import APIRouter, FastAPI, Security
+from fastapi.concurrency import run_in_threadpool
+from fastapi.security import HTTPBearer
+from sqlalchemy import Engine
+from starlette.middleware import Middleware
+
+from redeem.contract import Problem
+from service import auth, database, dispatcher, errors, log, migrate, queue
+from service.context import Context
+from service.limits import LimitBody
+from service.routes import bundles, catalogue, downloads, events, health, jobs, models, reports, uploads
+from service.settings import Settings
+from service.store import open_store
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    settings = settings or Settings()
+    log.configure()
+    app = FastAPI(
+        title="Redeem",
+        version="1",
+        summary="Sanitizes image classifiers that somebody else trained.",
+        lifespan=_lifespan,
+        middleware=[Middleware(log.LogRequests), Middleware(auth.RequireKey), Middleware(LimitBody)],
+        generate_unique_id_function=lambda route: route.name,
+    )
+    app.state.settings = settings
+    errors.install(app)
+    # RequireKey does the checking; this only tells /docs that there is a key to give.
+    v1 = APIRouter(
+        prefix="/v1",
+        dependencies=[Security(HTTPBearer(auto_error=False))],
+        responses={"4XX": {"model": Problem, "description": "Refused, and why"}},
+    )
+    for route in (uploads, models, bundles, jobs, events, reports, downloads, catalogue):
+        v1.include_router(route.router)
+    app.include_router(v1)
+    app.include_router(health.router)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    context = await run_in_threadpool(_open, app.state.settings)
+    app.state.context = context
+    stop = Event()
+    thread = Thread(target=dispatcher.run, args=(context, stop), name="dispatcher")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        context.wake.set()
+        await run_in_threadpool(thread.join)
+        context.queue.close()
+        context.engine.dispose()
+
+
+def _open(settings: Settings) -> Context:
+    engine = database.open_engine(settings)
+    _migrate(engine)
+    context = Context(
+        settings=settings,
+        engine=engine,
+        sessions=database.sessions(engine),
+        readers=database.readers(engine),
+        store=open_store(settings),
+        queue=queue.publisher(settings),
+    )
+    auth.ensure_first_key(settings, context.sessions)
+    return context
+
+
+def _migrate(engine: Engine) -> None:
+    """SQLite belongs to this machine alone and is migrated at start. A database that others share is migrated by its
+    operator, when all of them can bear it."""
+    if engine.dialect.name == "sqlite":
+        migrate.upgrade(engine)
+        return
+    with engine.connect() as connection:
+        if not migrate.is_at_head(connection):
+            raise RuntimeError("the database is not at the newest migration; run `redeem db upgrade` first")

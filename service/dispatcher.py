@@ -1,0 +1,84 @@
+"""Brings queued jobs to the queue and dead ones back: a loop in a thread, beside the requests.
+
+The job's row is the outbox. A message is sent before the row says so, so a crash in between sends it twice, never not
+at all; the worker's claim makes the second one a no-op. Any number of dispatchers may run.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from threading import Event
+from uuid import UUID
+
+import structlog
+
+from service import queue, records
+from service.context import Context
+
+log = structlog.get_logger(__name__)
+
+INTERVAL = 2.0
+"""Seconds between two rounds, where nothing wakes the loop before."""
+PATIENCE = timedelta(seconds=60)
+"""After how long a message that was not taken may be taken for lost."""
+
+
+def run(context: Context, stop: Event) -> None:
+    """Rounds until `stop` is set; set `context.wake` too, to be heard at once."""
+    trouble = ""
+    while not stop.is_set():
+        previous, trouble = trouble, _round(context)
+        if trouble != previous:
+            log.warning("dispatching is held up", reason=trouble) if trouble else log.info("dispatching goes on")
+        context.wake.wait(INTERVAL)
+        context.wake.clear()
+
+
+def _round(context: Context) -> str:
+    """What was in the way, or nothing."""
+    try:
+        reap(context)
+        dispatch(context)
+    except queue.BrokerUnavailable as error:
+        return str(error)
+    except Exception as error:
+        # Whatever it is, the loop must go on: without it no job ever starts.
+        log.exception("dispatching failed")
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def reap(context: Context) -> None:
+    with context.sessions.begin() as session:
+        for job in records.reap(session, context.settings.max_attempts):
+            log.warning("a worker was lost", job=str(job.id), attempts=job.attempts, state=job.state)
+
+
+def dispatch(context: Context) -> None:
+    """Send what was never sent, then what was lost. Raises BrokerUnavailable."""
+    with context.readers() as session:
+        jobs = records.never_sent(session)
+        stale = bool(records.sent_before(session, PATIENCE, limit=1))
+    for job in jobs:
+        _send(context, job)
+    if stale:
+        for job in _lost(context):
+            _send(context, job)
+
+
+def _lost(context: Context) -> list[UUID]:
+    """Jobs whose message is likely gone, as after a broker lost its memory.
+
+    A job may rightly wait for hours behind others, so age alone says nothing, and sending every old one again each
+    minute would fill the queue with no-ops. But there are fewer messages waiting than jobs only if some are missing.
+    """
+    waiting = queue.waiting(context.queue)
+    with context.readers() as session:
+        missing = records.sent(session) - waiting
+        return records.sent_before(session, PATIENCE, limit=missing) if missing > 0 else []
+
+
+def _send(context: Context, job: UUID) -> None:
+    queue.send(context.queue, job)
+    with context.sessions.begin() as session:
+        records.mark_sent(session, job)

@@ -1,0 +1,189 @@
+"""The queries. Every change of a job's state is a compare-and-set, and writes its line of history in the same
+transaction."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, TypeVar
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy.orm import Session
+
+from redeem.contract import JobRequest, JobState, UploadKind, UploadState
+from service.errors import JobFinished, NotFound, UnknownReference, UploadIncomplete, WrongKind
+from service.paging import make_cursor, read_cursor
+from service.tables import ArtifactRow, BundleRow, JobEventRow, JobRow, ModelRow, UploadRow, now
+
+Row = TypeVar("Row", UploadRow, ModelRow, BundleRow, JobRow)
+
+NAMES = {UploadRow: "upload", ModelRow: "model", BundleRow: "bundle", JobRow: "job"}
+
+
+def find(session: Session, table: type[Row], id: UUID) -> Row:
+    row = session.get(table, id)
+    if row is None:
+        raise NotFound(f"There is no {NAMES[table]} {id}.")
+    return row
+
+
+def page(
+    session: Session, table: type[Row], cursor: str | None, limit: int, *conditions: ColumnElement[bool]
+) -> tuple[list[Row], str | None]:
+    """The newest rows first, and the cursor of the next page. Ids are UUIDv7, so their order is that of creation."""
+    query = select(table).where(*conditions)
+    if cursor is not None:
+        query = query.where(table.id < read_cursor(cursor))
+    rows = list(session.scalars(query.order_by(table.id.desc()).limit(limit + 1)))
+    more = len(rows) > limit
+    return rows[:limit], make_cursor(rows[limit - 1].id) if more else None
+
+
+def referenced(session: Session, table: type[Row], id: UUID) -> Row:
+    """What a request's body names."""
+    row = session.get(table, id)
+    if row is None:
+        raise UnknownReference(f"There is no {NAMES[table]} {id}.")
+    return row
+
+
+def complete_upload_of(session: Session, id: UUID, kind: UploadKind) -> UploadRow:
+    upload = referenced(session, UploadRow, id)
+    if upload.kind != kind:
+        raise WrongKind(f"Upload {id} is of kind {upload.kind}, and a {kind} was expected.")
+    if upload.state != UploadState.complete:
+        raise UploadIncomplete(f"Upload {id} has no bytes yet.")
+    return upload
+
+
+def add(session: Session, row: Row) -> Row:
+    session.add(row)
+    session.flush()
+    return row
+
+
+def complete_upload(session: Session, upload: UUID, size: int, sha256: str) -> bool:
+    """Whether it was still open."""
+    row = session.scalar(
+        update(UploadRow)
+        .where(UploadRow.id == upload, UploadRow.state == UploadState.open)
+        .values(state=UploadState.complete, size=size, sha256=sha256)
+        .returning(UploadRow.id)
+    )
+    return row is not None
+
+
+# Jobs ------------------------------------------------------------------------------------------------------------
+
+
+def submit(session: Session, request: JobRequest) -> JobRow:
+    row = JobRow(
+        model_id=request.model,
+        clean_id=request.clean,
+        triggered_id=request.triggered,
+        purifier=request.purifier.model_dump(mode="json"),
+        detectors=[detector.model_dump(mode="json") for detector in request.detectors],
+        policy=request.policy.model_dump(mode="json"),
+        seed=request.seed,
+        labels=request.labels,
+    )
+    job = add(session, row)
+    add_event(session, job, "state")
+    return job
+
+
+def change(session: Session, job: UUID, *conditions: ColumnElement[bool], **values: Any) -> JobRow | None:
+    """Compare and set: the job as it is after the change, or None where a condition did not hold."""
+    return session.scalar(
+        update(JobRow)
+        .where(JobRow.id == job, *conditions)
+        .values(**values)
+        .returning(JobRow)
+        .execution_options(synchronize_session=False, populate_existing=True)
+    )
+
+
+def add_event(session: Session, job: JobRow, type: str) -> JobEventRow:
+    """Write the job's present state, stage and progress into its history. Call it in the transaction of the change,
+    after it: the changed row is locked then, and nobody else takes the same `seq`."""
+    last = session.scalar(select(func.max(JobEventRow.seq)).where(JobEventRow.job_id == job.id)) or 0
+    event = JobEventRow(job_id=job.id, seq=last + 1, type=type, state=job.state, stage=job.stage, progress=job.progress)
+    session.add(event)
+    session.flush()
+    return event
+
+
+def events_after(session: Session, job: UUID, seq: int, limit: int) -> list[JobEventRow]:
+    query = select(JobEventRow).where(JobEventRow.job_id == job, JobEventRow.seq > seq)
+    return list(session.scalars(query.order_by(JobEventRow.seq).limit(limit)))
+
+
+def cancel(session: Session, id: UUID) -> JobRow:
+    """A queued job ends at once; a running one is told, and its worker ends it. Asking again changes nothing."""
+    job = change(
+        session, id, JobRow.state == JobState.queued, state=JobState.cancelled, cancel_requested=True, finished_at=now()
+    )
+    if job is not None:
+        add_event(session, job, "state")
+        return job
+    job = change(session, id, JobRow.state == JobState.running, cancel_requested=True) or find(session, JobRow, id)
+    if job.state in (JobState.succeeded, JobState.failed):
+        raise JobFinished(f"The job has {job.state}; there is nothing to cancel.")
+    return job
+
+
+def artifacts(session: Session, job: UUID) -> list[ArtifactRow]:
+    """The files for the client; what stages keep for themselves is not among them."""
+    query = select(ArtifactRow).where(ArtifactRow.job_id == job, ArtifactRow.internal.is_(False))
+    return list(session.scalars(query.order_by(ArtifactRow.name)))
+
+
+# Dispatching -----------------------------------------------------------------------------------------------------
+
+
+def never_sent(session: Session) -> list[UUID]:
+    """Queued jobs whose id is not on the queue yet, oldest first."""
+    query = select(JobRow.id).where(JobRow.state == JobState.queued, JobRow.dispatched_at.is_(None))
+    return list(session.scalars(query.order_by(JobRow.id)))
+
+
+def sent(session: Session) -> int:
+    """How many queued jobs should have a message waiting."""
+    query = select(func.count()).where(JobRow.state == JobState.queued, JobRow.dispatched_at.is_not(None))
+    return session.scalar(query) or 0
+
+
+def sent_before(session: Session, age: timedelta, limit: int) -> list[UUID]:
+    """Queued jobs whose id went on the queue longer than `age` ago, longest ago first."""
+    query = select(JobRow.id).where(JobRow.state == JobState.queued, JobRow.dispatched_at < now() - age)
+    return list(session.scalars(query.order_by(JobRow.dispatched_at).limit(limit)))
+
+
+def mark_sent(session: Session, job: UUID) -> None:
+    change(session, job, JobRow.state == JobState.queued, dispatched_at=now())
+
+
+def reap(session: Session, max_attempts: int) -> list[JobRow]:
+    """End or queue again the running jobs whose worker gave no sign of life for a lease."""
+    dead = (JobRow.state == JobState.running, JobRow.lease_expires_at < now())
+    freed = {"lease_token": None, "lease_expires_at": None}
+    again = {"state": JobState.queued, "stage": None, "progress": 0.0, "dispatched_at": None}
+    cancelled = {"state": JobState.cancelled, "finished_at": now()}
+    failed = {
+        "state": JobState.failed,
+        "finished_at": now(),
+        "error_code": "worker_lost",
+        "error_detail": f"The worker of this job died {max_attempts} times.",
+        "error_hint": "Its model or images may need more memory than the worker has; the worker's log tells.",
+    }
+    reaped = []
+    for id in session.scalars(select(JobRow.id).where(*dead)).all():
+        row = (
+            change(session, id, *dead, JobRow.cancel_requested.is_(True), **freed, **cancelled)
+            or change(session, id, *dead, JobRow.attempts >= max_attempts, **freed, **failed)
+            or change(session, id, *dead, **freed, **again)
+        )
+        if row is not None:
+            add_event(session, row, "state")
+            reaped.append(row)
+    return reaped

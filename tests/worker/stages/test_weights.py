@@ -1,0 +1,141 @@
+"""Weights files: what is read, and what is refused with advice."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+
+from worker.stages.errors import StageError, TruncatedWeights, UnsupportedWeights
+from worker.stages.weights import MAX_HEADER, read_weights, write_weights
+
+STATE = {"b.weight": torch.arange(6.0).view(2, 3), "a": torch.tensor(7), "c": torch.ones(4, dtype=torch.bfloat16)}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "weights.safetensors"
+
+
+def test_weights_go_out_and_come_back(path: Path) -> None:
+    write_weights(path, STATE, {"job": "1"})
+    read = read_weights(path)
+    assert read.keys() == STATE.keys()
+    for key, tensor in STATE.items():
+        assert read[key].dtype == tensor.dtype
+        assert torch.equal(read[key], tensor)
+    with safe_open(path, framework="pt") as file:
+        assert json.loads(file.metadata()["redeem"]) == {"job": "1"}
+
+
+def test_the_same_weights_give_the_same_bytes(path: Path) -> None:
+    written = set()
+    for _ in range(5):
+        write_weights(path, STATE, {"job": "1", "suspect": "2", "method": "3"})
+        written.add(path.read_bytes())
+    assert len(written) == 1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.03, 0.3, 0.6, 0.99])
+def test_a_cut_file_is_truncated(path: Path, share: float) -> None:
+    write_weights(path, STATE, {})
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(TruncatedWeights) as caught:
+        read_weights(path)
+    assert caught.value.code == "truncated_weights"
+
+
+def test_a_cut_file_says_how_much_is_missing(path: Path) -> None:
+    write_weights(path, STATE, {})
+    content = path.read_bytes()
+    path.write_bytes(content[:-5])
+    with pytest.raises(TruncatedWeights, match=f"has {len(content) - 5} bytes, its header announces {len(content)}"):
+        read_weights(path)
+
+
+def test_a_longer_file_is_refused(path: Path) -> None:
+    write_weights(path, STATE, {})
+    path.write_bytes(path.read_bytes() + b"more")
+    with pytest.raises(UnsupportedWeights, match="not a well-formed"):
+        read_weights(path)
+
+
+def saved_by_torch() -> bytes:
+    file = io.BytesIO()
+    torch.save(STATE, file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (saved_by_torch(), "torch.save"),
+        (pickle.dumps({"a": 1}), "pickle"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(50), "HDF5"),
+        (b"\x08\x07\x12\x07pytorch", "ONNX"),
+        (b"#!/bin/sh\necho hello", "something else"),
+    ],
+)
+def test_other_formats_get_advice(path: Path, content: bytes, what: str) -> None:
+    path.write_bytes(content)
+    with pytest.raises(UnsupportedWeights, match=what) as caught:
+        read_weights(path)
+    assert "save_file" in caught.value.hint
+
+
+def test_a_pickle_is_not_run(path: Path, tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (tmp_path / "owned",)  # type: ignore[return-value]
+
+    file = io.BytesIO()
+    torch.save({"a": Evil()}, file)
+    for content in (pickle.dumps(Evil()), file.getvalue()):
+        path.write_bytes(content)
+        with pytest.raises(UnsupportedWeights):
+            read_weights(path)
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{}" + b" " * 6,
+        b'{"a": 1}',
+        b"{not json",
+        b'{"a":' * 5_000,
+        json.dumps({"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 10**30]}}).encode(),
+        json.dumps({"a": {"dtype": "F32", "shape": [2**62, 4], "data_offsets": [0, 0]}}).encode(),
+        json.dumps({"a": {"dtype": "F99", "shape": [], "data_offsets": [0, "x"]}}).encode(),
+    ],
+)
+def test_a_nonsense_header_is_an_error_of_ours(path: Path, header: bytes) -> None:
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"rest")
+    with pytest.raises((UnsupportedWeights, TruncatedWeights)):
+        read_weights(path)
+
+
+def test_a_huge_header_is_not_read(path: Path) -> None:
+    path.write_bytes((MAX_HEADER + 1).to_bytes(8, "little") + b"{")
+    with pytest.raises(UnsupportedWeights, match="header"):
+        read_weights(path)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(position=st.integers(0, 300), byte=st.integers(0, 255), cut=st.integers(0, 300))
+def test_damage_never_escapes_as_a_foreign_error(path: Path, position: int, byte: int, cut: int) -> None:
+    write_weights(path, STATE, {})
+    content = bytearray(path.read_bytes())
+    content[position % len(content)] = byte
+    path.write_bytes(bytes(content[: len(content) - cut] if cut % 3 == 0 else content))
+    with contextlib.suppress(StageError):
+        read_weights(path)

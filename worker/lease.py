@@ -1,0 +1,236 @@
+"""The worker's hold on a job, and all of its SQL: claim, heartbeat, progress, cancel, end.
+
+A claim is a compare-and-set with a fresh token. Every later write demands that token, so a worker that was taken for
+dead and wakes up again changes nothing: it finds its lease lost and stops.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID, uuid4
+
+import structlog
+from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from redeem.contract import (
+    Architecture,
+    Artifact,
+    JobError,
+    JobState,
+    MethodRequest,
+    Outcome,
+    Policy,
+    Preprocessing,
+    Stage,
+)
+from service.database import Sessions
+from service.records import add_event, change
+from service.settings import Settings
+from service.tables import ArtifactRow, BundleRow, JobRow, ModelRow, UploadRow, now
+
+log = structlog.get_logger()
+
+PROGRESS_EVERY = 1.0  # seconds between two writes of a stage's progress
+
+
+class Cancelled(Exception):
+    """The client wants the job to end."""
+
+
+class LeaseLost(Exception):
+    """Somebody else has the job now, or it has ended: stop, and write nothing more."""
+
+
+@dataclass
+class Lease:
+    job: UUID
+    token: UUID
+    sessions: Sessions
+    settings: Settings
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    lost: threading.Event = field(default_factory=threading.Event)
+    written_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a job demands. `weights`, `clean` and `triggered` are SHA-256 hashes of blobs in the store."""
+
+    weights: str
+    architecture: Architecture
+    preprocessing: Preprocessing
+    clean: str
+    triggered: str | None
+    target: int | list[int] | None
+    purifier: MethodRequest
+    detectors: list[MethodRequest]
+    policy: Policy
+    seed: int
+
+
+def claim(job: UUID, sessions: Sessions, settings: Settings) -> Lease | None:
+    """Take a queued job, or give None: somebody else has it, or it has ended. A message that comes twice ends here."""
+    token = uuid4()
+    with sessions.begin() as session:
+        row = change(
+            session,
+            job,
+            JobRow.state == JobState.queued,
+            state=JobState.running,
+            attempts=JobRow.attempts + 1,
+            lease_token=token,
+            lease_expires_at=now() + settings.lease,
+            started_at=func.coalesce(JobRow.started_at, now()),
+            stage=None,
+            progress=0.0,
+        )
+        if row is None:
+            return None
+        add_event(session, row, "state")
+    return Lease(job, token, sessions, settings)
+
+
+@contextlib.contextmanager
+def heartbeat(lease: Lease) -> Iterator[None]:
+    """Extend the lease from a thread until the context ends, and learn there of a cancellation or a lost lease."""
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(lease.settings.heartbeat.total_seconds()):
+            try:
+                if _write(lease).cancel_requested:
+                    lease.cancelled.set()
+            except LeaseLost:
+                return
+            except SQLAlchemyError as error:  # the database may come back before the lease ends
+                log.warning("no heartbeat", job=str(lease.job), error=str(error))
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def check(lease: Lease) -> None:
+    """Stop here if the job is not to go on: raises Cancelled or LeaseLost."""
+    if lease.lost.is_set():
+        raise LeaseLost(f"job {lease.job} is no longer this worker's")
+    if lease.cancelled.is_set():
+        raise Cancelled(f"job {lease.job} was cancelled")
+
+
+@contextlib.contextmanager
+def stage(lease: Lease, name: Stage) -> Iterator[None]:
+    """Say that a stage has begun, and when it is over how many seconds it took."""
+    check(lease)
+    _write(lease, event="stage", stage=name, progress=0.0)
+    started = time.monotonic()
+    yield
+    taken = {name.value: round(time.monotonic() - started, 3)}
+    _write(lease, timings={**timings(lease), **taken}, progress=1.0)
+    check(lease)
+
+
+def progress(lease: Lease, fraction: float) -> None:
+    """Say how far the present stage is. Cheap to call often; raises Cancelled or LeaseLost."""
+    check(lease)
+    if time.monotonic() - lease.written_at >= PROGRESS_EVERY:
+        lease.written_at = time.monotonic()
+        _write(lease, event="progress", progress=min(1.0, fraction))
+
+
+def order(lease: Lease) -> Order:
+    """Read what the job demands."""
+    with lease.sessions() as session:
+        job = session.get_one(JobRow, lease.job)
+        model = session.get_one(ModelRow, job.model_id)
+        clean = session.get_one(BundleRow, job.clean_id)
+        triggered = session.get_one(BundleRow, job.triggered_id) if job.triggered_id else None
+
+        def sha256(row: ModelRow | BundleRow) -> str:
+            return session.get_one(UploadRow, row.upload_id).sha256 or ""
+
+        return Order(
+            weights=sha256(model),
+            architecture=Architecture.model_validate(model.architecture),
+            preprocessing=Preprocessing.model_validate(model.preprocessing),
+            clean=sha256(clean),
+            triggered=sha256(triggered) if triggered else None,
+            target=triggered.target if triggered else None,
+            purifier=MethodRequest.model_validate(job.purifier),
+            detectors=[MethodRequest.model_validate(detector) for detector in job.detectors],
+            policy=Policy.model_validate(job.policy),
+            seed=job.seed,
+        )
+
+
+def timings(lease: Lease) -> dict[str, float]:
+    """Seconds that each finished stage took, those of earlier attempts included."""
+    with lease.sessions() as session:
+        return session.get_one(JobRow, lease.job).timings
+
+
+def kept(lease: Lease, name: str) -> str | None:
+    """The hash of what an earlier attempt at this job kept under `name`."""
+    with lease.sessions() as session:
+        query = select(ArtifactRow.sha256).where(ArtifactRow.job_id == lease.job, ArtifactRow.name == name)
+        return session.scalar(query)
+
+
+def keep(lease: Lease, artifact: Artifact) -> None:
+    """Record a stage's result, so that a later attempt at this job need not make it again."""
+    _write(lease, artifacts=[_row(lease, artifact, internal=True)])
+
+
+def succeed(lease: Lease, verdict: Outcome, artifacts: Sequence[Artifact]) -> None:
+    """End the job well: the artifacts, the verdict and the state in one transaction."""
+    rows = [_row(lease, artifact, internal=False) for artifact in artifacts]
+    _write(lease, event="state", artifacts=rows, state=JobState.succeeded, verdict=verdict, **_ended())
+
+
+def fail(lease: Lease, error: JobError) -> None:
+    _write(
+        lease,
+        event="state",
+        state=JobState.failed,
+        error_code=error.code,
+        error_detail=error.detail,
+        error_hint=error.hint,
+        **_ended(),
+    )
+
+
+def end_cancelled(lease: Lease) -> None:
+    _write(lease, event="state", state=JobState.cancelled, **_ended())
+
+
+def _ended() -> dict[str, Any]:
+    return {"finished_at": now(), "lease_token": None, "lease_expires_at": None}
+
+
+def _row(lease: Lease, artifact: Artifact, *, internal: bool) -> ArtifactRow:
+    return ArtifactRow(job_id=lease.job, internal=internal, **artifact.model_dump())
+
+
+def _write(lease: Lease, *, event: str | None = None, artifacts: Sequence[ArtifactRow] = (), **values: Any) -> JobRow:
+    """The one way to change the job's row: only with the token, or LeaseLost. An `event` goes into its history. Every
+    write is a sign of life."""
+    values = {"lease_expires_at": now() + lease.settings.lease, **values}
+    with lease.sessions.begin() as session:
+        row = change(session, lease.job, JobRow.lease_token == lease.token, **values)
+        if row is None:
+            lease.lost.set()
+            raise LeaseLost(f"job {lease.job} is no longer this worker's")
+        session.add_all(artifacts)
+        if event is not None:
+            add_event(session, row, event)
+        return row

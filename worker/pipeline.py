@@ -1,0 +1,191 @@
+"""A job, stage by stage, in the order of `redeem.contract.Stage`: the way of the data on the worker's side."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from uuid import UUID
+
+import structlog
+import torch
+from obstore.store import ObjectStore
+
+from redeem.contract import Assessment, CleanSummary, JobError, PurifierSummary, Report, Stage, SuspectSummary, Verdict
+from service.database import open_engine, sessions
+from service.settings import Settings
+from service.store import open_store
+from worker.algorithms.errors import AlgorithmError
+from worker.lease import (
+    Cancelled,
+    Lease,
+    LeaseLost,
+    Order,
+    claim,
+    end_cancelled,
+    fail,
+    heartbeat,
+    keep,
+    kept,
+    order,
+    progress,
+    stage,
+    succeed,
+    timings,
+)
+from worker.stages.assess import as_triggers, assess
+from worker.stages.device import environment, pick
+from worker.stages.errors import StageError
+from worker.stages.fetch import fetch
+from worker.stages.judge import flags, judge
+from worker.stages.kept import Kept, read_kept, write_kept
+from worker.stages.load import Inputs, load, rebuilt
+from worker.stages.pictures import pictures
+from worker.stages.publish import publish_files, publish_report
+from worker.stages.purify import purify
+
+log = structlog.get_logger()
+
+
+def run(job: UUID, settings: Settings) -> None:
+    """Claim a job and bring it to an end; every way out leaves a terminal state, or a lease for somebody else to take.
+
+    Does nothing when the job is not to be had: a message may come twice, or late.
+    """
+    engine = open_engine(settings)
+    lease = claim(job, sessions(engine), settings)
+    if lease is None:
+        log.info("nothing to do", job=str(job))
+        return
+    try:
+        with heartbeat(lease), tempfile.TemporaryDirectory(prefix="redeem-job-") as folder:
+            _run_to_its_end(lease, open_store(settings), Path(folder))
+    except LeaseLost:
+        log.warning("lease lost", job=str(job))
+    finally:
+        engine.dispose()
+
+
+def _run_to_its_end(lease: Lease, store: ObjectStore, folder: Path) -> None:
+    try:
+        sanitize(lease, store, folder)
+        log.info("succeeded", job=str(lease.job))
+    except LeaseLost:
+        raise
+    except Cancelled:
+        end_cancelled(lease)
+    except (AlgorithmError, StageError) as error:
+        log.info("failed", job=str(lease.job), code=error.code)
+        fail(lease, JobError(code=error.code, detail=str(error), hint=error.hint))
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        hint = "Use a smaller network or bundle, or a worker with more memory."
+        fail(lease, JobError(code="out_of_memory", detail=str(error) or "The memory ran out.", hint=hint))
+    except Exception as error:
+        log.exception("failed", job=str(lease.job))
+        hint = "This is a fault of the server; its worker's log has the details under the job's id."
+        fail(lease, JobError(code="internal_error", detail=type(error).__name__, hint=hint))
+
+
+def sanitize(lease: Lease, store: ObjectStore, folder: Path) -> None:
+    """Fetch, load, assess, purify, assess again, judge, publish."""
+    wanted, device = order(lease), pick()
+
+    def report_progress(fraction: float) -> None:
+        progress(lease, fraction)
+
+    def once(name: Stage, compute: Callable[[], Kept]) -> Kept:
+        return _once(lease, store, name, compute)
+
+    with stage(lease, Stage.fetch):
+        files = fetch(store, folder, weights=wanted.weights, clean=wanted.clean, triggered=wanted.triggered)
+    with stage(lease, Stage.load):
+        inputs = load(files, wanted.architecture, wanted.preprocessing, wanted.target, seed=wanted.seed, device=device)
+    measured = once(
+        Stage.assess_before,
+        lambda: assess(inputs.suspect, inputs, wanted.detectors, seed=wanted.seed, progress=report_progress),
+    )
+    before, triggers = Assessment.model_validate(measured.facts), as_triggers(measured.tensors)
+    purified = once(Stage.purify, lambda: purify(inputs, wanted.purifier, seed=wanted.seed, progress=report_progress))
+    measured = once(
+        Stage.assess_after,
+        lambda: assess(
+            rebuilt(inputs, purified.tensors),
+            inputs,
+            wanted.detectors,
+            seed=wanted.seed,
+            suspects_triggers=triggers,
+            suspects_flagged=before.neural_cleanse.flagged if before.neural_cleanse else [],
+            progress=report_progress,
+        ),
+    )
+    after = Assessment.model_validate(measured.facts)
+    with stage(lease, Stage.judge):
+        verdict = judge(before, after, wanted.policy)
+    with stage(lease, Stage.publish):
+        drawn = pictures(inputs, before, after, triggers, purified.facts["history"])
+        metadata = {"suspect": wanted.weights, "purifier": wanted.purifier.name, "redeem": version("redeem")}
+        artifacts = publish_files(store, folder, purified.tensors, metadata, drawn)
+        report = _report(lease, wanted, inputs, before, after, purified, verdict)
+        report.artifacts = artifacts
+        artifacts = [*artifacts, publish_report(store, report)]
+    succeed(lease, verdict.outcome, artifacts)
+
+
+def _once(lease: Lease, store: ObjectStore, name: Stage, compute: Callable[[], Kept]) -> Kept:
+    """A stage whose result an earlier attempt has kept is not run again."""
+    with stage(lease, name):
+        sha256 = kept(lease, name)
+        if sha256 is not None:
+            return read_kept(store, sha256)
+        result = compute()
+        keep(lease, write_kept(store, name, result))
+        return result
+
+
+def _report(
+    lease: Lease,
+    wanted: Order,
+    inputs: Inputs,
+    before: Assessment,
+    after: Assessment,
+    purified: Kept,
+    verdict: Verdict,
+) -> Report:
+    loaded, clean = inputs.loaded, inputs.clean
+    return Report(
+        job=lease.job,
+        suspect=SuspectSummary(
+            sha256=wanted.weights,
+            architecture=wanted.architecture.model_copy(
+                update={
+                    "num_classes": loaded.num_classes,
+                    "in_channels": loaded.in_channels,
+                    "options": loaded.options,
+                }
+            ),
+            preprocessing=wanted.preprocessing,
+            parameters=sum(parameter.numel() for parameter in loaded.network.parameters()),
+        ),
+        clean=CleanSummary(
+            sha256=wanted.clean,
+            images=len(clean.train) + len(clean.held_out) + len(clean.report),
+            train=len(clean.train),
+            held_out=len(clean.held_out),
+            report=len(clean.report),
+        ),
+        purifier=PurifierSummary(
+            name=wanted.purifier.name,
+            options=wanted.purifier.options,
+            seed=wanted.seed,
+            chosen_epoch=purified.facts["chosen_epoch"],
+            history=purified.facts["history"],
+        ),
+        before=before,
+        after=after,
+        flags=flags(before, after),
+        verdict=verdict,
+        artifacts=[],
+        environment=environment(inputs.clean.train.pixels.device, version("redeem")),
+        timings=timings(lease),
+    )

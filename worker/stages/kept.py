@@ -1,0 +1,38 @@
+"""What a stage worked out, in a form that outlives the worker: facts and tensors in one safetensors blob.
+
+A stage that finds its result kept from an earlier attempt does not run again.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from obstore.store import ObjectStore
+from safetensors.torch import load, save
+from torch import Tensor
+
+from redeem.contract import Artifact
+from service.store import get_bytes, put_bytes
+
+
+@dataclass(frozen=True)
+class Kept:
+    """`facts` is what JSON can say, `tensors` what it cannot."""
+
+    facts: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def write_kept(store: ObjectStore, name: str, kept: Kept) -> Artifact:
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in kept.tensors.items()}
+    content = save(tensors, metadata={"facts": json.dumps(kept.facts)})
+    digest = put_bytes(store, content)
+    return Artifact(name=name, media_type="application/octet-stream", size=digest.size, sha256=digest.sha256)
+
+
+def read_kept(store: ObjectStore, sha256: str) -> Kept:
+    content = get_bytes(store, sha256)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return Kept(json.loads(header["__metadata__"]["facts"]), load(content))

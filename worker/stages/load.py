@@ -1,0 +1,98 @@
+"""Files to memory: the suspect as a network, without unpickling anything, and the bundles as tensors on the device."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from redeem.contract import Architecture, Preprocessing
+from worker.algorithms import architectures
+from worker.algorithms.architectures import Loaded
+from worker.algorithms.classifier import Classifier
+from worker.algorithms.data import Images, split
+from worker.stages.bundle import read_bundle
+from worker.stages.errors import BundleTooSmall, LabelOutOfRange, TargetsMismatch
+from worker.stages.fetch import Files
+from worker.stages.weights import read_weights
+
+FRACTIONS = (0.7, 0.1, 0.2)  # of the clean bundle: to train on, held out for choices, for the MPA of the report
+FEWEST = 20
+
+
+@dataclass(frozen=True)
+class CleanParts:
+    """The clean bundle, cut in three by class and seed. The MPA of the report is of images that no choice saw."""
+
+    train: Images
+    held_out: Images
+    report: Images
+
+
+@dataclass(frozen=True)
+class Triggered:
+    """Stamped images under their true labels, and the target of each: int64 (N,)."""
+
+    images: Images
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that a job works on, on its device."""
+
+    loaded: Loaded
+    suspect: Classifier
+    clean: CleanParts
+    triggered: Triggered | None
+
+
+def load(
+    files: Files,
+    wanted: Architecture,
+    preprocessing: Preprocessing,
+    target: int | list[int] | None,
+    *,
+    seed: int,
+    device: torch.device,
+) -> Inputs:
+    """Read and check the three files. Raises StageError or AlgorithmError, with a code, for whatever does not fit."""
+    weights = read_weights(files.weights)
+    loaded = architectures.load(wanted.name, wanted.num_classes, wanted.in_channels, wanted.options, weights)
+    suspect = Classifier(loaded.network, preprocessing.mean, preprocessing.std).eval().to(device)
+    clean = split_clean(_images(files.clean, preprocessing, loaded.num_classes), seed, device)
+    triggered = None
+    if files.triggered is not None and target is not None:
+        images = _images(files.triggered, preprocessing, loaded.num_classes)
+        triggered = Triggered(images.to(device), _targets(target, len(images), loaded.num_classes).to(device))
+    return Inputs(loaded, suspect, clean, triggered)
+
+
+def rebuilt(inputs: Inputs, state: dict[str, Tensor]) -> Classifier:
+    """The suspect's network with other weights, as a file holds them: what is measured is what is published."""
+    network = copy.deepcopy(inputs.suspect)
+    network.network.load_state_dict({key.removeprefix(inputs.loaded.prefix): value for key, value in state.items()})
+    return network
+
+
+def split_clean(images: Images, seed: int, device: torch.device) -> CleanParts:
+    if len(images) < FEWEST:
+        raise BundleTooSmall(f"the clean bundle has {len(images)} images, and at least {FEWEST} are needed")
+    return CleanParts(*(part.to(device) for part in split(images, FRACTIONS, seed)))
+
+
+def _images(path: Path, preprocessing: Preprocessing, num_classes: int) -> Images:
+    images, _ = read_bundle(path, size=preprocessing.size, channels=preprocessing.channels, num_classes=num_classes)
+    return images
+
+
+def _targets(target: int | list[int], count: int, num_classes: int) -> Tensor:
+    targets = torch.tensor([target] * count if isinstance(target, int) else target)
+    if len(targets) != count:
+        raise TargetsMismatch(f"{len(targets)} targets were given for {count} triggered images")
+    if int(targets.max()) >= num_classes:
+        raise LabelOutOfRange(f"the target {int(targets.max())} was given, the network has {num_classes} classes")
+    return targets
