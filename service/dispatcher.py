@@ -26,19 +26,21 @@ PATIENCE = timedelta(seconds=60)
 def run(context: Context, stop: Event) -> None:
     """Rounds until `stop` is set; set `context.wake` too, to be heard at once."""
     trouble = ""
+    patience = timedelta(0)  # what was sent before this start may be gone with the broker that had it
     while not stop.is_set():
-        previous, trouble = trouble, _round(context)
+        previous, trouble = trouble, _round(context, patience)
+        patience = patience if trouble else PATIENCE
         if trouble != previous:
             log.warning("dispatching is held up", reason=trouble) if trouble else log.info("dispatching goes on")
         context.wake.wait(INTERVAL)
         context.wake.clear()
 
 
-def _round(context: Context) -> str:
+def _round(context: Context, patience: timedelta) -> str:
     """What was in the way, or nothing."""
     try:
         reap(context)
-        dispatch(context)
+        dispatch(context, patience)
     except queue.BrokerUnavailable as error:
         return str(error)
     except Exception as error:
@@ -54,19 +56,19 @@ def reap(context: Context) -> None:
             log.warning("a worker was lost", job=str(job.id), attempts=job.attempts, state=job.state)
 
 
-def dispatch(context: Context) -> None:
-    """Send what was never sent, then what was lost. Raises BrokerUnavailable."""
+def dispatch(context: Context, patience: timedelta = PATIENCE) -> None:
+    """Send what was never sent, then what was lost longer than `patience` ago. Raises BrokerUnavailable."""
     with context.readers() as session:
         jobs = records.never_sent(session)
-        stale = bool(records.sent_before(session, PATIENCE, limit=1))
+        stale = bool(records.sent_before(session, patience, limit=1))
     for job in jobs:
         _send(context, job)
     if stale:
-        for job in _lost(context):
+        for job in _lost(context, patience):
             _send(context, job)
 
 
-def _lost(context: Context) -> list[UUID]:
+def _lost(context: Context, patience: timedelta) -> list[UUID]:
     """Jobs whose message is likely gone, as after a broker lost its memory.
 
     A job may rightly wait for hours behind others, so age alone says nothing, and sending every old one again each
@@ -75,7 +77,7 @@ def _lost(context: Context) -> list[UUID]:
     waiting = queue.waiting(context.queue)
     with context.readers() as session:
         missing = records.sent(session) - waiting
-        return records.sent_before(session, PATIENCE, limit=missing) if missing > 0 else []
+        return records.sent_before(session, patience, limit=missing) if missing > 0 else []
 
 
 def _send(context: Context, job: UUID) -> None:

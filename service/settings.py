@@ -21,7 +21,7 @@ class Settings(BaseSettings):
     broker_url: str = ""
     """Celery's. `redeem serve` sets it to the Valkey that it starts."""
     max_upload_bytes: int = Field(4 * 2**30, gt=0)
-    lease: timedelta = timedelta(seconds=60)
+    lease: timedelta = timedelta(seconds=30)
     """A worker that gave no heartbeat for this long is taken for dead, and its job is queued again."""
     heartbeat: timedelta = timedelta(seconds=5)
     max_attempts: int = Field(3, ge=1)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from service import log
 from service.queue import TASK, celery_app
 from service.settings import Settings
 
+log.configure()
 settings = Settings()
 app = celery_app(settings)
 

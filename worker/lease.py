@@ -104,8 +104,7 @@ def heartbeat(lease: Lease) -> Iterator[None]:
     def beat() -> None:
         while not done.wait(lease.settings.heartbeat.total_seconds()):
             try:
-                if _write(lease).cancel_requested:
-                    lease.cancelled.set()
+                _write(lease)
             except LeaseLost:
                 return
             except SQLAlchemyError as error:  # the database may come back before the lease ends
@@ -131,8 +130,8 @@ def check(lease: Lease) -> None:
 @contextlib.contextmanager
 def stage(lease: Lease, name: Stage) -> Iterator[None]:
     """Say that a stage has begun, and when it is over how many seconds it took."""
-    check(lease)
     _write(lease, event="stage", stage=name, progress=0.0)
+    check(lease)
     started = time.monotonic()
     yield
     taken = {name.value: round(time.monotonic() - started, 3)}
@@ -203,7 +202,7 @@ def fail(lease: Lease, error: JobError) -> None:
         event="state",
         state=JobState.failed,
         error_code=error.code,
-        error_detail=error.detail,
+        error_detail=error.detail.replace("\0", ""),  # names from an upload may hold it; PostgreSQL's texts may not
         error_hint=error.hint,
         **_ended(),
     )
@@ -221,9 +220,9 @@ def _row(lease: Lease, artifact: Artifact, *, internal: bool) -> ArtifactRow:
     return ArtifactRow(job_id=lease.job, internal=internal, **artifact.model_dump())
 
 
-def _write(lease: Lease, *, event: str | None = None, artifacts: Sequence[ArtifactRow] = (), **values: Any) -> JobRow:
+def _write(lease: Lease, *, event: str | None = None, artifacts: Sequence[ArtifactRow] = (), **values: Any) -> None:
     """The one way to change the job's row: only with the token, or LeaseLost. An `event` goes into its history. Every
-    write is a sign of life."""
+    write is a sign of life, and learns of a cancellation."""
     values = {"lease_expires_at": now() + lease.settings.lease, **values}
     with lease.sessions.begin() as session:
         row = change(session, lease.job, JobRow.lease_token == lease.token, **values)
@@ -233,4 +232,5 @@ def _write(lease: Lease, *, event: str | None = None, artifacts: Sequence[Artifa
         session.add_all(artifacts)
         if event is not None:
             add_event(session, row, event)
-        return row
+    if row.cancel_requested:
+        lease.cancelled.set()

@@ -11,6 +11,7 @@ from uuid import UUID
 import structlog
 import torch
 from obstore.store import ObjectStore
+from sqlalchemy.exc import OperationalError
 
 from redeem.contract import Assessment, CleanSummary, JobError, PurifierSummary, Report, Stage, SuspectSummary, Verdict
 from service.database import open_engine, sessions
@@ -54,11 +55,11 @@ def run(job: UUID, settings: Settings) -> None:
     Does nothing when the job is not to be had: a message may come twice, or late.
     """
     engine = open_engine(settings)
-    lease = claim(job, sessions(engine), settings)
-    if lease is None:
-        log.info("nothing to do", job=str(job))
-        return
     try:
+        lease = claim(job, sessions(engine), settings)
+        if lease is None:
+            log.info("nothing to do", job=str(job))
+            return
         with heartbeat(lease), tempfile.TemporaryDirectory(prefix="redeem-job-") as folder:
             _run_to_its_end(lease, open_store(settings), Path(folder))
     except LeaseLost:
@@ -71,20 +72,26 @@ def _run_to_its_end(lease: Lease, store: ObjectStore, folder: Path) -> None:
     try:
         sanitize(lease, store, folder)
         log.info("succeeded", job=str(lease.job))
-    except LeaseLost:
+    except (LeaseLost, OperationalError):  # without a database nothing can be said; the lease brings the job back
         raise
     except Cancelled:
         end_cancelled(lease)
     except (AlgorithmError, StageError) as error:
         log.info("failed", job=str(lease.job), code=error.code)
         fail(lease, JobError(code=error.code, detail=str(error), hint=error.hint))
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        hint = "Use a smaller network or bundle, or a worker with more memory."
-        fail(lease, JobError(code="out_of_memory", detail=str(error) or "The memory ran out.", hint=hint))
     except Exception as error:
         log.exception("failed", job=str(lease.job))
-        hint = "This is a fault of the server; its worker's log has the details under the job's id."
-        fail(lease, JobError(code="internal_error", detail=type(error).__name__, hint=hint))
+        fail(lease, _unforeseen(error))
+
+
+def _unforeseen(error: Exception) -> JobError:
+    """What the client may know of an error that nobody raised on purpose: neither its message nor where it was."""
+    # On a CPU torch has no exception of its own for it.
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        hint = "Use a smaller network or bundle, or a worker with more memory."
+        return JobError(code="out_of_memory", detail="The worker's memory ran out.", hint=hint)
+    hint = "This is a fault of the server; its worker's log has the details under the job's id."
+    return JobError(code="internal_error", detail=type(error).__name__, hint=hint)
 
 
 def sanitize(lease: Lease, store: ObjectStore, folder: Path) -> None:
@@ -133,11 +140,11 @@ def sanitize(lease: Lease, store: ObjectStore, folder: Path) -> None:
 
 
 def _once(lease: Lease, store: ObjectStore, name: Stage, compute: Callable[[], Kept]) -> Kept:
-    """A stage whose result an earlier attempt has kept is not run again."""
+    """A stage whose result an earlier attempt has kept is not run again, and the time that it took then stands."""
+    sha256 = kept(lease, name)
+    if sha256 is not None:
+        return read_kept(store, sha256)
     with stage(lease, name):
-        sha256 = kept(lease, name)
-        if sha256 is not None:
-            return read_kept(store, sha256)
         result = compute()
         keep(lease, write_kept(store, name, result))
         return result

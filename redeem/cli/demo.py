@@ -11,6 +11,7 @@ import redeem
 from redeem.cli.connection import AsJson
 from redeem.cli.output import exit_code, out, print_json, print_report
 from redeem.cli.run import own_server, run_job
+from redeem.cli.side_by_side import pictures_side_by_side
 from redeem.errors import BadInput
 from redeem.jobfile import check_files, read_job_file
 
@@ -34,6 +35,11 @@ def demo(
             if artifact.media_type.startswith("image/"):
                 client.download(ended.id, artifact, to / Path(artifact.name).name)
         report = client.report(ended.id)
+    real = job.model.file.parent / "trigger.png"
+    for reversed_trigger in to.glob("reversed-trigger-*.png"):
+        if real.is_file():
+            beside_the_real_one = pictures_side_by_side({"reversed by Redeem": reversed_trigger, "the real one": real})
+            reversed_trigger.with_name(f"{reversed_trigger.stem}-and-real.svg").write_text(beside_the_real_one)
     if as_json:
         print_json(report)
     else:

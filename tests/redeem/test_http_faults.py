@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -11,8 +12,9 @@ from uuid import uuid4
 
 import pytest
 
+import redeem.http
 from redeem.client import Client
-from redeem.contract import JobRequest
+from redeem.contract import Job, JobRequest, JobState, MethodRequest, Outcome, Policy
 from redeem.errors import Corrupt, RedeemError, ServerProblem, Unreachable
 
 CONTENT = b"0123456789" * 1000
@@ -112,6 +114,38 @@ def test_what_creates_is_repeated_when_it_certainly_did_not_happen(script: Scrip
     with client, pytest.raises(ServerProblem):
         client.submit(JobRequest(model=uuid4(), clean=uuid4()))
     assert asked == ["POST", "POST"]
+
+
+def test_who_waits_has_more_patience_than_who_asks_once(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redeem.http, "FIRST_PAUSE", 0.01)
+    ended = Job(
+        id=uuid4(),
+        state=JobState.succeeded,
+        stage=None,
+        progress=1.0,
+        verdict=Outcome.passed,
+        error=None,
+        cancel_requested=False,
+        attempts=1,
+        model=uuid4(),
+        clean=uuid4(),
+        triggered=None,
+        purifier=MethodRequest(name="sage"),
+        detectors=[],
+        policy=Policy(),
+        seed=0,
+        labels={},
+        timings={},
+        created_at=datetime.now(UTC),
+        started_at=None,
+        finished_at=None,
+    )
+    client, asked = script(*[hang_up] * 10, status(200, ended.model_dump_json().encode()))
+    with client:
+        with pytest.raises(Unreachable):
+            client.get(ended.id)
+        assert client.wait(ended.id) == ended
+    assert len(asked) == 11
 
 
 def test_a_broken_download_goes_on_where_it_broke(script: Script, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ StageError
 ├── UnsupportedWeights   a weights file in another format than safetensors, or a damaged one
 ├── BundleTooSmall       too few clean images to train, choose and measure with
 ├── TargetsMismatch      targets that do not fit the triggered bundle
+├── UnfitPreprocessing   images of a size or with channels that the network cannot take
 └── StoreDamaged         bytes in the store that are gone, or not what their hash says
 """
 
@@ -77,6 +78,11 @@ class BundleTooSmall(StageError):
 class TargetsMismatch(StageError):
     code = "targets_mismatch"
     hint = "Give one target for all triggered images, or as many as the bundle has images, in the bundle's order."
+
+
+class UnfitPreprocessing(StageError):
+    code = "unfit_preprocessing"
+    hint = "Give the size and the channels that the network was trained with in the model's preprocessing."
 
 
 class StoreDamaged(StageError):

@@ -24,7 +24,9 @@ def fetch(store: ObjectStore, folder: Path, *, weights: str, clean: str, trigger
     def copy(sha256: str, name: str) -> Path:
         try:
             download(store, sha256, folder / name)
-        except (CorruptBlob, FileNotFoundError) as error:
+        except FileNotFoundError as error:  # its message has a path of the server
+            raise StoreDamaged(f"the {name} of this job, {sha256}, are no longer in the store") from error
+        except CorruptBlob as error:
             raise StoreDamaged(f"the {name} of this job cannot be read back: {error}") from error
         return folder / name
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from redeem.contract import Assessment, Flag, Outcome, Policy, Verdict
 
 FEW_IMAGES = 100  # below this one image is worth a point of accuracy or more
+ROUNDING = 1e-6  # figures are float32 means: 20 of 100 images is a little more than 0.2, and still "at most 0.2"
 
 
 def judge(before: Assessment, after: Assessment, policy: Policy) -> Verdict:
@@ -29,11 +30,11 @@ def judge(before: Assessment, after: Assessment, policy: Policy) -> Verdict:
 def _broken_limits(before: Assessment, after: Assessment, policy: Policy) -> list[str]:
     reasons = []
     drop = before.mpa - after.mpa
-    if drop > policy.max_mpa_drop:
+    if drop > policy.max_mpa_drop + ROUNDING:
         reasons.append(f"MPA fell by {drop:.3f}, at most {policy.max_mpa_drop:.3f} is allowed")
-    if after.asr is not None and after.asr > policy.max_asr:
+    if after.asr is not None and after.asr > policy.max_asr + ROUNDING:
         reasons.append(f"ASR is {after.asr:.3f}, at most {policy.max_asr:.3f} is allowed")
-    if after.surrogate_asr is not None and after.surrogate_asr > policy.max_surrogate_asr:
+    if after.surrogate_asr is not None and after.surrogate_asr > policy.max_surrogate_asr + ROUNDING:
         reasons.append(f"surrogate ASR is {after.surrogate_asr:.3f}, at most {policy.max_surrogate_asr:.3f} is allowed")
     flagged = after.neural_cleanse.flagged if after.neural_cleanse else []
     if len(flagged) > policy.max_flagged_labels:

@@ -5,6 +5,7 @@ A stage that finds its result kept from an earlier attempt does not run again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,9 @@ from torch import Tensor
 
 from redeem.contract import Artifact
 from service.store import get_bytes, put_bytes
+from worker.stages.errors import StoreDamaged
+
+AGAIN = "Submit the job again, and have the operator check the disk."
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,12 @@ def write_kept(store: ObjectStore, name: str, kept: Kept) -> Artifact:
 
 
 def read_kept(store: ObjectStore, sha256: str) -> Kept:
-    content = get_bytes(store, sha256)
+    """Raises StoreDamaged when the blob is gone or altered."""
+    try:
+        content = get_bytes(store, sha256)
+    except FileNotFoundError as error:
+        raise StoreDamaged("what a stage of this job kept is no longer in the store", AGAIN) from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise StoreDamaged("what a stage of this job kept was altered in the store", AGAIN)
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     return Kept(json.loads(header["__metadata__"]["facts"]), load(content))

@@ -14,8 +14,9 @@ from worker.algorithms import architectures
 from worker.algorithms.architectures import Loaded
 from worker.algorithms.classifier import Classifier
 from worker.algorithms.data import Images, split
+from worker.algorithms.errors import UnusableImages
 from worker.stages.bundle import read_bundle
-from worker.stages.errors import BundleTooSmall, LabelOutOfRange, TargetsMismatch
+from worker.stages.errors import BundleTooSmall, LabelOutOfRange, TargetsMismatch, UnfitPreprocessing
 from worker.stages.fetch import Files
 from worker.stages.weights import read_weights
 
@@ -62,7 +63,9 @@ def load(
     """Read and check the three files. Raises StageError or AlgorithmError, with a code, for whatever does not fit."""
     weights = read_weights(files.weights)
     loaded = architectures.load(wanted.name, wanted.num_classes, wanted.in_channels, wanted.options, weights)
-    suspect = Classifier(loaded.network, preprocessing.mean, preprocessing.std).eval().to(device)
+    suspect = Classifier(loaded.network, preprocessing.mean, preprocessing.std).eval()
+    _check_preprocessing(suspect, loaded, preprocessing)
+    suspect.to(device)
     clean = split_clean(_images(files.clean, preprocessing, loaded.num_classes), seed, device)
     triggered = None
     if files.triggered is not None and target is not None:
@@ -81,7 +84,24 @@ def rebuilt(inputs: Inputs, state: dict[str, Tensor]) -> Classifier:
 def split_clean(images: Images, seed: int, device: torch.device) -> CleanParts:
     if len(images) < FEWEST:
         raise BundleTooSmall(f"the clean bundle has {len(images)} images, and at least {FEWEST} are needed")
-    return CleanParts(*(part.to(device) for part in split(images, FRACTIONS, seed)))
+    try:
+        return CleanParts(*(part.to(device) for part in split(images, FRACTIONS, seed)))
+    except UnusableImages as error:
+        raise BundleTooSmall(
+            f"the clean bundle has {len(images)} images, too few of each class to hold some out and measure with others"
+        ) from error
+
+
+def _check_preprocessing(suspect: Classifier, loaded: Loaded, preprocessing: Preprocessing) -> None:
+    """One image in the size and with the channels that were given has to go through."""
+    given = f"{preprocessing.size[0]}×{preprocessing.size[1]} {preprocessing.channels}"
+    if len(preprocessing.mean) != loaded.in_channels:
+        raise UnfitPreprocessing(f"the network takes {loaded.in_channels} channels, and images would be {given}")
+    try:
+        with torch.no_grad():
+            suspect(torch.zeros(1, loaded.in_channels, *preprocessing.size))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UnfitPreprocessing(f"the network cannot take images of {given}: {error}") from error
 
 
 def _images(path: Path, preprocessing: Preprocessing, num_classes: int) -> Images:
@@ -90,9 +110,9 @@ def _images(path: Path, preprocessing: Preprocessing, num_classes: int) -> Image
 
 
 def _targets(target: int | list[int], count: int, num_classes: int) -> Tensor:
-    targets = torch.tensor([target] * count if isinstance(target, int) else target)
+    targets = [target] * count if isinstance(target, int) else target
     if len(targets) != count:
         raise TargetsMismatch(f"{len(targets)} targets were given for {count} triggered images")
-    if int(targets.max()) >= num_classes:
-        raise LabelOutOfRange(f"the target {int(targets.max())} was given, the network has {num_classes} classes")
-    return targets
+    if max(targets) >= num_classes:
+        raise LabelOutOfRange(f"the target {max(targets)} was given, the network has {num_classes} classes")
+    return torch.tensor(targets)

@@ -21,13 +21,13 @@ def example(tmp_path: Path) -> Path:
     folder = tmp_path / "example"
     folder.mkdir()
     save_file(resnet18(num_classes=2, in_channels=3, width=4).state_dict(), folder / "suspect.safetensors")
-    images = torch.randint(0, 256, (80, 3, 32, 32), dtype=torch.uint8)
-    save_file({"images": images, "labels": torch.arange(80) % 2}, folder / "clean.safetensors")
+    images = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8)
+    save_file({"images": images, "labels": torch.arange(40) % 2}, folder / "clean.safetensors")
     job = {
         "model": {
             "file": "suspect.safetensors",
             "architecture": {"name": "paper/resnet18"},
-            "preprocessing": {"size": [32, 32], "mean": [0, 0, 0], "std": [1, 1, 1]},
+            "preprocessing": {"size": [8, 8], "mean": [0, 0, 0], "std": [1, 1, 1]},
         },
         "clean": {"file": "clean.safetensors"},
         "detectors": [{"name": "neural_cleanse", "options": {"steps": 10}}],
@@ -37,8 +37,9 @@ def example(tmp_path: Path) -> Path:
 
 
 def test_the_demo_leaves_weights_report_and_pictures(
-    example: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    example: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # on so small a network, threads mostly wait for each other
     result = tmp_path / "result"
     with pytest.raises(SystemExit) as exit_:
         main(["demo", "--example", str(example), "--out", str(result)])

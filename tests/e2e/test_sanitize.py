@@ -1,0 +1,98 @@
+"""One server with everything that belongs to it: API, Valkey, Celery worker, as `redeem serve` starts them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from redeem.client import Client
+from redeem.contract import BundleRole, JobRequest, JobState, MethodRequest, Stage
+from redeem.local import local_server
+from tests.worker import lab
+from worker.algorithms.data import Images
+
+EPOCHS = 60  # a few seconds: long enough to die in
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Files of a client, and a place for the server's; leases are short."""
+    suspect, clean = lab.train_suspect(), lab.paint(160, 1)
+    stamped = Images(lab.TRIGGER.stamp(clean.pixels), clean.labels)
+    (tmp_path / "suspect.safetensors").write_bytes(lab.weights_file(suspect))
+    (tmp_path / "clean.zip").write_bytes(lab.zip_bundle(clean))
+    (tmp_path / "stamped.safetensors").write_bytes(lab.tensor_bundle(stamped))
+    monkeypatch.setenv("REDEEM_LEASE", "PT4S")
+    monkeypatch.setenv("REDEEM_HEARTBEAT", "PT1S")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path
+
+
+def test_a_job_from_upload_to_download_though_its_worker_is_killed(folder: Path) -> None:
+    data = folder / "data"
+    with local_server(data) as server, Client(server.url, server.key) as client:
+        request = _sent(client, folder)
+        job = client.submit(request)
+        _wait(lambda: client.get(job.id).stage == "purify")
+        os.kill(_pool_child(data), signal.SIGKILL)
+        job = client.wait(job.id, timeout=60)
+        assert (job.state, job.attempts) == (JobState.succeeded, 2), job.error
+        stages = [event.stage for event in client.events(job.id) if event.type == "stage"]
+        assert (stages.count(Stage.assess_before), stages.count(Stage.purify)) == (1, 2)
+
+        report = client.report(job.id)
+        assert (report.before.asr, report.verdict.outcome) == (1.0, job.verdict)
+        assert {artifact.name for artifact in client.artifacts(job.id)} >= {"purified.safetensors", "report.json"}
+        weights = client.download_weights(job.id, folder / "purified.safetensors")
+        told = next(artifact for artifact in report.artifacts if artifact.name == weights.name)
+        assert hashlib.sha256(weights.read_bytes()).hexdigest() == told.sha256
+        assert load_file(weights).keys() == load_file(folder / "suspect.safetensors").keys()
+    assert _processes(data) == {}
+
+
+def _sent(client: Client, folder: Path) -> JobRequest:
+    model = client.upload_model(folder / "suspect.safetensors", lab.ARCHITECTURE, lab.PREPROCESSING)
+    clean = client.upload_bundle(folder / "clean.zip", BundleRole.clean)
+    triggered = client.upload_bundle(folder / "stamped.safetensors", BundleRole.triggered, lab.TARGET)
+    return JobRequest(
+        model=model.id,
+        clean=clean.id,
+        triggered=triggered.id,
+        purifier=MethodRequest(name="sage", options={"epochs": EPOCHS}),
+        detectors=[MethodRequest(name="neural_cleanse", options={"steps": 20, "batch_size": 8})],
+    )
+
+
+def _wait(true: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.05)
+
+
+def _pool_child(data: Path) -> int:
+    """The process that runs the job."""
+    (child,) = [number for number, command in _processes(data).items() if "spawn_main" in command]
+    return child
+
+
+def _processes(data: Path) -> dict[int, str]:
+    """Process ids to command lines of the living that work in the data folder."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdecimal() and os.readlink(entry / "cwd").startswith(str(data)):
+                found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue  # it went meanwhile
+    return found

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from worker.algorithms.learning_rate import HalvingRule
+
+
+def rates(losses: list[float], **rule: float) -> list[float]:
+    halving = HalvingRule(lr=1.0, **rule)  # type: ignore[arg-type]
+    return [halving.after_epoch(loss) for loss in losses]
+
+
+def falling(count: int, start: float = 10.0) -> list[float]:
+    return [start - 0.01 * step for step in range(count)]
+
+
+def rising_after(falls: int, total: int, start: float) -> list[float]:
+    """`falls` epochs of a falling loss, then epochs that go up, `total` in all."""
+    fallen = [start - 0.01 * (step + 1) for step in range(falls)]
+    return fallen + [fallen[-1] + 0.01 * (step + 1) for step in range(total - falls)]
+
+
+def test_a_loss_that_always_falls_keeps_the_rate() -> None:
+    assert set(rates(falling(100))) == {1.0}
+
+
+def test_eighteen_falls_of_twenty_five_halve_it() -> None:
+    # 18 < 0.75 · 25 = 18.75: condition C1
+    assert rates(rising_after(18, 25, start=10.0))[-1] == 0.5
+
+
+def test_nineteen_falls_with_a_new_lowest_loss_keep_it() -> None:
+    assert rates(rising_after(19, 25, start=10.0))[-1] == 1.0
+
+
+def test_nineteen_falls_without_a_new_lowest_loss_halve_it() -> None:
+    # The second interval falls 19 times, from a height that it never makes up for: condition C2.
+    first, second = falling(25, start=1.0), rising_after(20, 25, start=9.0)
+    assert rates(first + second)[24] == 1.0
+    assert rates(first + second)[49] == 0.5
+
+
+def test_after_a_halving_a_stall_is_forgiven_once() -> None:
+    halved, stalled = rising_after(10, 25, start=1.0), rising_after(20, 25, start=9.0)
+    after = rates(halved + stalled + stalled)
+    assert (after[24], after[49], after[74]) == (0.5, 0.5, 0.25)
+
+
+def test_the_rate_changes_only_at_the_end_of_an_interval() -> None:
+    after = rates([1.0 + step for step in range(8)], period=4)
+    assert after == [1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.25]
+
+
+def test_falls_are_counted_anew_in_each_interval() -> None:
+    # Four falls, then none: an unforgotten count would be 4 of 4 · 0.75 again.
+    after = rates([4.0, 3.0, 2.0, 1.0, 2.0, 3.0, 4.0, 5.0], period=4)
+    assert (after[3], after[7]) == (1.0, 0.5)

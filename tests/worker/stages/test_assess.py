@@ -1,0 +1,118 @@
+"""What is measured, with models whose answers are known."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from redeem.contract import Assessment, MethodRequest
+from tests.worker import lab
+from worker.algorithms.architectures import Loaded
+from worker.algorithms.classifier import Classifier
+from worker.algorithms.data import Images
+from worker.algorithms.detectors.neural_cleanse import ReversedTriggers
+from worker.stages.assess import as_triggers, assess, surrogate_asr
+from worker.stages.load import CleanParts, Inputs, Triggered
+
+CLEANSE = [MethodRequest(name="neural_cleanse", options={"steps": 10, "batch_size": 4})]
+
+
+class Brightest(nn.Module):
+    """Says the channel that is brightest in the upper left pixel; a white lower right pixel makes it say 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        triggered = x[:, :, -1, -1].mean(1, keepdim=True) > 0.9
+        answer: Tensor = self.scale * torch.where(triggered, torch.tensor([0.0, 1.0, 0.0]), x[:, :, 0, 0])
+        return answer
+
+
+def images(labels: list[int], shown: list[int] | None = None, *, stamped: bool = False) -> Images:
+    pixels = torch.zeros(len(labels), 3, 8, 8, dtype=torch.uint8)
+    pixels[torch.arange(len(labels)), shown or labels] = 200
+    if stamped:
+        pixels[:, :, -1, -1] = 255
+    return Images(pixels, torch.tensor(labels))
+
+
+def inputs(report: Images, triggered: Triggered | None = None) -> Inputs:
+    model = Classifier(Brightest(), [0.0] * 3, [1.0] * 3).eval()
+    loaded = Loaded(model.network, "", 3, 3, {}, {})
+    return Inputs(loaded, model, CleanParts(images([0, 1, 2]), images([0, 1, 2]), report), triggered)
+
+
+def assessed(given: Inputs, detectors: list[MethodRequest] | None = None) -> Assessment:
+    return Assessment.model_validate(assess(given.suspect, given, detectors or [], seed=0).facts)
+
+
+def test_mpa_is_of_the_report_part() -> None:
+    found = assessed(inputs(images([0, 0, 1, 1], shown=[0, 2, 1, 1])))
+    assert (found.mpa, found.mpa_images) == (0.75, 4)
+    assert found.mpa_per_class == [0.5, 1.0, None]
+    assert (found.asr, found.recovery_accuracy, found.asr_images) == (None, None, 0)
+    assert (found.surrogate_asr, found.neural_cleanse) == (None, None)
+
+
+def test_asr_counts_only_images_that_are_not_of_the_target() -> None:
+    stamped, bare = images([0, 1, 2], stamped=True), images([0])
+    both = Images(torch.cat([stamped.pixels, bare.pixels]), torch.cat([stamped.labels, bare.labels]))
+    found = assessed(inputs(images([0]), Triggered(both, torch.tensor([1, 1, 1, 1]))))
+    assert found.asr == pytest.approx(2 / 3)
+    assert found.recovery_accuracy == pytest.approx(1 / 3)
+    assert found.asr_images == 3
+
+
+def test_each_triggered_image_may_have_its_own_target() -> None:
+    found = assessed(inputs(images([0]), Triggered(images([0, 2], stamped=True), torch.tensor([1, 0]))))
+    assert (found.asr, found.asr_images) == (0.5, 2)
+
+
+def test_triggered_images_all_of_the_target_measure_nothing() -> None:
+    found = assessed(inputs(images([0]), Triggered(images([1, 1], stamped=True), torch.tensor([1, 1]))))
+    assert (found.asr, found.recovery_accuracy, found.asr_images) == (None, None, 0)
+
+
+def reversed_triggers() -> ReversedTriggers:
+    """For label 1 the white pixel that works, for the others nothing."""
+    masks = torch.zeros(3, 1, 8, 8)
+    masks[1, :, -1, -1] = 1
+    return ReversedTriggers(masks, torch.ones(3, 3, 8, 8), masks.sum((1, 2, 3)), torch.ones(3, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(("flagged", "expected"), [([], None), ([1], 1.0), ([0], 0.0), ([0, 1], 1.0), ([2, 0], 0.0)])
+def test_the_surrogate_asr_is_the_highest_of_the_flagged_labels(flagged: list[int], expected: float | None) -> None:
+    given = inputs(images([0, 1, 2]))
+    assert surrogate_asr(given.suspect, given.clean.report, reversed_triggers(), flagged) == expected
+    assert surrogate_asr(given.suspect, given.clean.report, None, flagged) is None
+
+
+def test_the_purified_model_is_tried_with_the_suspects_triggers() -> None:
+    given = inputs(images([0, 2]))
+    kept = assess(given.suspect, given, CLEANSE, seed=0, suspects_triggers=reversed_triggers(), suspects_flagged=[1])
+    assert kept.facts["surrogate_asr"] == 1.0
+
+
+def test_neural_cleanse_leaves_its_triggers_and_hears_of_its_progress() -> None:
+    given, heard = inputs(images([0, 1, 2])), list[float]()
+    kept = assess(given.suspect, given, CLEANSE, seed=0, progress=heard.append)
+    triggers = as_triggers(kept.tensors)
+    assert triggers is not None
+    assert triggers.masks.shape == (3, 1, 8, 8)
+    assert kept.facts["neural_cleanse"]["norms"] == triggers.norms.tolist()
+    assert heard == [1.0]
+    assert as_triggers({}) is None
+
+
+def test_measuring_changes_nothing(suspect: nn.Module) -> None:
+    model = copy.deepcopy(Classifier(suspect, lab.PREPROCESSING.mean, lab.PREPROCESSING.std)).train()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    given = inputs(images([0, 1, 2]))
+    assess(model, given, CLEANSE, seed=0)
+    assert model.training
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())

@@ -1,0 +1,56 @@
+"""The glue around a purifier: what it gets, and what becomes of its model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from redeem.contract import MethodRequest
+from tests.worker import lab
+from tests.worker.stages.test_load import loaded_from
+from worker.algorithms.errors import Diverged
+from worker.algorithms.purifiers import PURIFIERS, Purified
+from worker.algorithms.training import ignore
+from worker.stages.purify import purify
+
+
+def test_sage_gives_new_weights_under_the_files_names(tmp_path: Path, suspect: nn.Module) -> None:
+    sent = lab.weights_file(suspect, prefix="module.")
+    inputs, heard = loaded_from(tmp_path, sent), list[float]()
+    kept = purify(inputs, MethodRequest(name="sage", options={"epochs": 2}), seed=0, progress=heard.append)
+    assert list(kept.tensors) == [f"module.{key}" for key in inputs.loaded.dtypes]
+    assert kept.facts["chosen_epoch"] in (1, 2)
+    assert [entry["epoch"] for entry in kept.facts["history"]] == [1, 2]
+    assert heard == [0.5, 1.0]
+    for key, tensor in suspect.state_dict().items():  # the suspect is as it was
+        assert torch.equal(inputs.loaded.network.state_dict()[key], tensor)
+
+
+def test_options_and_seed_reach_the_purifier(tmp_path: Path, weights: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def spy(model: nn.Module, *_: Any, **options: Any) -> Purified:
+        given.update(options)
+        return Purified(model, [], 0)
+
+    monkeypatch.setitem(PURIFIERS, "sage", spy)
+    options = {"preset": "paper", "beta": 3000.0}
+    purify(loaded_from(tmp_path, weights), MethodRequest(name="sage", options=options), seed=4, progress=ignore)
+    assert given == {"beta": 3000.0, "seed": 4, "progress": ignore}
+
+
+def test_numbers_that_are_not_finite_never_leave(
+    tmp_path: Path, weights: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ruined(model: nn.Module, *_: Any, **__: Any) -> Purified:
+        with torch.no_grad():
+            next(model.parameters()).fill_(torch.nan)
+        return Purified(model, [], 1)
+
+    monkeypatch.setitem(PURIFIERS, "sage", ruined)
+    with pytest.raises(Diverged):
+        purify(loaded_from(tmp_path, weights), MethodRequest(name="sage"), seed=0, progress=ignore)

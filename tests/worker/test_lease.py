@@ -1,0 +1,256 @@
+"""The worker's hold on a job, on a real SQLite file."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+import pytest
+
+from redeem.contract import Artifact, JobError, JobState, Outcome, Stage
+from service import records
+from service.database import open_engine, sessions
+from service.tables import now
+from tests.worker.conftest import Workplace
+from worker import lease
+from worker.lease import Cancelled, Lease, LeaseLost
+
+ARTIFACT = Artifact(name="purified.safetensors", media_type="application/octet-stream", size=1, sha256="0" * 64)
+WRITES: dict[str, Callable[[Lease], object]] = {
+    "stage": lambda held: lease.stage(held, Stage.load).__enter__(),
+    "progress": lambda held: lease.progress(held, 0.5),
+    "keep": lambda held: lease.keep(held, ARTIFACT),
+    "succeed": lambda held: lease.succeed(held, Outcome.passed, [ARTIFACT]),
+    "fail": lambda held: lease.fail(held, JobError(code="code", detail="detail", hint="hint")),
+    "end_cancelled": lease.end_cancelled,
+}
+
+
+@pytest.fixture
+def job(workplace: Workplace) -> UUID:
+    return workplace.job(workplace.model(b"weights"), workplace.bundle(b"images"))
+
+
+def claim(workplace: Workplace, job: UUID) -> Lease:
+    held = lease.claim(job, workplace.sessions, workplace.settings)
+    assert held is not None
+    return held
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.01)
+
+
+def test_of_twenty_claims_at_once_one_wins(workplace: Workplace, job: UUID) -> None:
+    start = threading.Barrier(20)
+
+    def claimed(_: int) -> Lease | None:
+        engine = open_engine(workplace.settings)  # each worker has its own
+        start.wait()
+        try:
+            return lease.claim(job, sessions(engine), workplace.settings)
+        finally:
+            engine.dispose()
+
+    with ThreadPoolExecutor(20) as pool:
+        won = [held for held in pool.map(claimed, range(20)) if held is not None]
+    assert len(won) == 1
+    row = workplace.row(job)
+    assert (row.state, row.attempts, row.lease_token) == ("running", 1, won[0].token)
+    assert [event.state for event in workplace.events(job)] == ["queued", "running"]
+
+
+@pytest.mark.parametrize("state", [state for state in JobState if state is not JobState.queued])
+def test_only_a_queued_job_is_to_be_had(workplace: Workplace, job: UUID, state: JobState) -> None:
+    with workplace.sessions.begin() as session:
+        records.change(session, job, state=state)
+    assert lease.claim(job, workplace.sessions, workplace.settings) is None
+    assert workplace.row(job).attempts == 0
+    assert len(workplace.events(job)) == 1
+
+
+def test_a_job_that_is_not_there_is_not_to_be_had(workplace: Workplace) -> None:
+    assert lease.claim(uuid4(), workplace.sessions, workplace.settings) is None
+
+
+def test_a_heartbeat_extends_the_lease_and_ends_with_its_block(workplace: Workplace, job: UUID) -> None:
+    held = claim(workplace, job)
+    first = workplace.row(job).lease_expires_at
+    assert first is not None
+    with lease.heartbeat(held):
+        wait_until(lambda: (workplace.row(job).lease_expires_at or first) > first + timedelta(seconds=0.2))
+    last = workplace.row(job).lease_expires_at
+    time.sleep(0.2)
+    assert workplace.row(job).lease_expires_at == last
+    assert not [thread for thread in threading.enumerate() if thread.name == "heartbeat"]
+
+
+def test_a_cancellation_reaches_a_running_stage(workplace: Workplace, job: UUID) -> None:
+    held = claim(workplace, job)
+
+    def epochs() -> None:
+        for _ in range(200):
+            time.sleep(0.01)
+            lease.check(held)
+
+    threading.Timer(0.1, workplace.cancel, [job]).start()
+    with lease.heartbeat(held), pytest.raises(Cancelled), lease.stage(held, Stage.purify):
+        epochs()
+    lease.end_cancelled(held)
+    row = workplace.row(job)
+    assert (row.state, row.lease_token, row.lease_expires_at) == ("cancelled", None, None)
+    assert row.finished_at is not None
+
+
+def test_a_cancellation_is_seen_between_stages_without_waiting_for_a_heartbeat(workplace: Workplace, job: UUID) -> None:
+    held = claim(workplace, job)
+    workplace.cancel(job)
+    with pytest.raises(Cancelled), lease.stage(held, Stage.fetch):
+        pass
+
+
+def test_a_heartbeat_learns_that_the_lease_is_lost(workplace: Workplace, job: UUID) -> None:
+    held = claim(workplace, job)
+    with lease.heartbeat(held):
+        workplace.bury(job)
+        wait_until(held.lost.is_set)
+    with pytest.raises(LeaseLost):
+        lease.check(held)
+
+
+def test_a_heartbeat_outlives_a_database_that_is_away(workplace: Workplace, job: UUID) -> None:
+    held = claim(workplace, job)
+    database = workplace.settings.data / "redeem.db"
+    token = workplace.row(job).lease_token
+    with lease.heartbeat(held):
+        workplace.sessions.kw["bind"].dispose()
+        away = database.rename(database.with_suffix(".away"))
+        time.sleep(0.3)
+        assert not held.lost.is_set()
+        workplace.sessions.kw["bind"].dispose()
+        for left in database.parent.glob("redeem.db*"):
+            left.unlink()
+        away.rename(database)
+        seen = workplace.row(job).lease_expires_at
+        assert seen is not None
+        wait_until(lambda: (workplace.row(job).lease_expires_at or seen) > seen)
+    assert workplace.row(job).lease_token == token
+
+
+@pytest.mark.parametrize("name", WRITES)
+@pytest.mark.parametrize("claimed_again", [False, True])
+def test_who_lost_the_lease_writes_nothing(workplace: Workplace, job: UUID, name: str, claimed_again: bool) -> None:
+    sleeper = claim(workplace, job)
+    workplace.bury(job)
+    if claimed_again:
+        claim(workplace, job)
+    before = _everything(workplace, job)
+    with pytest.raises(LeaseLost):
+        WRITES[name](sleeper)
+    assert _everything(workplace, job) == before
+    with pytest.raises(LeaseLost):
+        lease.check(sleeper)
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_an_ended_job_is_not_written_again(workplace: Workplace, job: UUID, name: str) -> None:
+    held = claim(workplace, job)
+    lease.succeed(held, Outcome.passed, [])
+    before = _everything(workplace, job)
+    with pytest.raises(LeaseLost):
+        WRITES[name](held)
+    assert _everything(workplace, job) == before
+
+
+def _everything(workplace: Workplace, job: UUID) -> object:
+    def columns(row: object) -> dict[str, object]:
+        return {name: value for name, value in vars(row).items() if not name.startswith("_")}
+
+    kept = [workplace.artifacts(job, internal=internal) for internal in (False, True)]
+    return (
+        columns(workplace.row(job)),
+        [columns(event) for event in workplace.events(job)],
+        [columns(row) for rows in kept for row in rows.values()],
+    )
+
+
+def test_a_stage_leaves_its_events_and_its_time(workplace: Workplace, job: UUID) -> None:
+    held = claim(workplace, job)
+    with lease.stage(held, Stage.fetch):
+        time.sleep(0.05)
+    with lease.stage(held, Stage.load):
+        lease.progress(held, 0.25)
+        lease.progress(held, 0.5)  # too soon after the last
+        assert workplace.row(job).stage == "load"
+    lease.succeed(held, Outcome.inconclusive, [ARTIFACT])
+    seen = [(event.seq, event.type, event.state, event.stage, event.progress) for event in workplace.events(job)]
+    assert seen == [
+        (1, "state", "queued", None, 0.0),
+        (2, "state", "running", None, 0.0),
+        (3, "stage", "running", "fetch", 0.0),
+        (4, "stage", "running", "load", 0.0),
+        (5, "progress", "running", "load", 0.25),
+        (6, "state", "succeeded", "load", 1.0),
+    ]
+    row = workplace.row(job)
+    assert row.timings.keys() == {"fetch", "load"}
+    assert 0.05 <= row.timings["fetch"] < 5
+    assert (row.verdict, row.lease_token) == ("inconclusive", None)
+    assert list(workplace.artifacts(job)) == ["purified.safetensors"]
+
+
+def test_a_stage_that_raises_leaves_no_time(workplace: Workplace, job: UUID) -> None:
+    held = claim(workplace, job)
+    with pytest.raises(ZeroDivisionError), lease.stage(held, Stage.fetch):
+        raise ZeroDivisionError
+    assert lease.timings(held) == {}
+
+
+def test_every_write_is_a_sign_of_life(workplace: Workplace, job: UUID) -> None:
+    held = claim(workplace, job)
+    with workplace.sessions.begin() as session:
+        records.change(session, job, lease_expires_at=now())
+    lease.keep(held, ARTIFACT)
+    expires = workplace.row(job).lease_expires_at
+    assert expires is not None
+    assert expires > now() + workplace.settings.lease / 2
+
+
+def test_what_a_stage_kept_outlives_the_attempt(workplace: Workplace, job: UUID) -> None:
+    first = claim(workplace, job)
+    assert lease.kept(first, ARTIFACT.name) is None
+    lease.keep(first, ARTIFACT)
+    workplace.bury(job)
+    second = claim(workplace, job)
+    assert lease.kept(second, ARTIFACT.name) == ARTIFACT.sha256
+    assert workplace.row(job).attempts == 2
+    assert list(workplace.artifacts(job)) == []  # not for the client
+
+
+def test_a_failure_is_recorded_with_its_code_and_hint(workplace: Workplace, job: UUID) -> None:
+    held = claim(workplace, job)
+    lease.fail(held, JobError(code="empty_bundle", detail="no\0 images", hint="Send some."))
+    row = workplace.row(job)
+    assert (row.state, row.error_code, row.error_hint) == ("failed", "empty_bundle", "Send some.")
+    assert row.error_detail == "no images"  # PostgreSQL takes no NUL in a text
+
+
+def test_the_order_names_what_the_client_sent(workplace: Workplace) -> None:
+    clean, triggered = workplace.bundle(b"clean"), workplace.bundle(b"triggered", target=[1, 2])
+    job = workplace.job(workplace.model(b"weights"), clean, triggered, seed=7)
+    wanted = lease.order(claim(workplace, job))
+    uploads = [wanted.weights, wanted.clean, wanted.triggered]
+    assert uploads == [_sha256(content) for content in (b"weights", b"clean", b"triggered")]
+    assert (wanted.target, wanted.seed, wanted.purifier.name) == ([1, 2], 7, "sage")
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
