@@ -43,6 +43,7 @@ def celery_app(settings: Settings) -> Celery:
         worker_max_tasks_per_child=1,  # every job gets a fresh process, and gives all its memory back
         worker_proc_alive_timeout=120,  # a spawned child imports torch first
         worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,  # what we log is JSON, a line each, and stays so
     )
     return app
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import time
@@ -57,6 +58,10 @@ def test_a_job_from_upload_to_download_though_its_worker_is_killed(folder: Path)
         told = next(artifact for artifact in report.artifacts if artifact.name == weights.name)
         assert hashlib.sha256(weights.read_bytes()).hexdigest() == told.sha256
         assert load_file(weights).keys() == load_file(folder / "suspect.safetensors").keys()
+        assert "succeeded" in [line["event"] for line in _logged(data) if line["job"] == str(job.id)]
+
+        left = client.submit(request)
+        _wait(lambda: client.get(left.id).state is JobState.running)
     assert _processes(data) == {}
 
 
@@ -71,6 +76,12 @@ def _sent(client: Client, folder: Path) -> JobRequest:
         purifier=MethodRequest(name="sage", options={"epochs": EPOCHS}),
         detectors=[MethodRequest(name="neural_cleanse", options={"steps": 20, "batch_size": 8})],
     )
+
+
+def _logged(data: Path) -> list[dict[str, str]]:
+    """What the worker says of jobs, among what Celery says."""
+    lines = (data / "logs" / "worker.log").read_text().splitlines()
+    return [json.loads(line) for line in lines if line.startswith('{"job"')]
 
 
 def _wait(true: Callable[[], bool], seconds: float = 60.0) -> None:

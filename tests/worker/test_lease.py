@@ -87,10 +87,10 @@ def test_a_heartbeat_extends_the_lease_and_ends_with_its_block(workplace: Workpl
     assert first is not None
     with lease.heartbeat(held):
         wait_until(lambda: (workplace.row(job).lease_expires_at or first) > first + timedelta(seconds=0.2))
+    assert not [thread for thread in threading.enumerate() if thread.name == "heartbeat"]
     last = workplace.row(job).lease_expires_at
     time.sleep(0.2)
     assert workplace.row(job).lease_expires_at == last
-    assert not [thread for thread in threading.enumerate() if thread.name == "heartbeat"]
 
 
 def test_a_cancellation_reaches_a_running_stage(workplace: Workplace, job: UUID) -> None:

@@ -1,4 +1,7 @@
-"""What is measured on a model before and after purification. All figures are fractions in [0, 1]."""
+"""What is measured on a model before and after purification. All figures are fractions in [0, 1].
+
+Measurements run in float32, whatever training runs in: a figure is then what anybody gets who loads the file.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from worker.algorithms.data import Images, as_float
-from worker.algorithms.precision import autocast
 from worker.algorithms.training import Loss
 
 
@@ -20,8 +22,7 @@ def logits(model: nn.Module, pixels: Tensor, *, batch_size: int = 256) -> Tensor
     parts = []
     for part in torch.split(pixels, batch_size):
         x = as_float(part).contiguous(memory_format=torch.channels_last)
-        with autocast(pixels.device):
-            parts.append(model(x).float())
+        parts.append(model(x).float())
     model.train(was_training)
     return torch.cat(parts)
 
@@ -36,8 +37,7 @@ def mean_loss(model: nn.Module, images: Images, loss: Loss, *, batch_size: int =
         torch.split(images.pixels, batch_size), torch.split(images.labels, batch_size), strict=True
     ):
         x = as_float(pixels).contiguous(memory_format=torch.channels_last)
-        with autocast(pixels.device):
-            total += loss(model, x, labels) * len(labels)
+        total += loss(model, x, labels) * len(labels)
     model.train(was_training)
     return (total / len(images)).item()
 

@@ -186,24 +186,25 @@ def _frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_()
 
 
-def anomaly(norms: Tensor, reached: Tensor, *, threshold: float = 2.0, significance: float = 0.05) -> Anomaly:
+def anomaly(
+    norms: Tensor, reached: Tensor, *, threshold: float = 2.0, significance: float = 0.05, fraction: float = 0.25
+) -> Anomaly:
     """The MAD outlier test of the paper, with a p-value beside it.
 
     index_k = |norm_k - median| / (1.4826 · MAD), with the true median (the mean of the two middle norms where K is
-    even). A label is flagged when it was reached, lies below the median, has an index above `threshold`, and the
-    index is significant. The last is ours: the paper's threshold of 2 alone flags 10 % to 30 % of benign models at
-    ten classes.
+    even). A label is flagged when it was reached, its index is above `threshold`, and, which is ours, the index is
+    significant and the norm below `fraction` of the median. The paper's threshold of 2 alone flags 10 % to 30 % of
+    benign models of ten classes, and now and then a purified one for a label whose trigger is no small one at all.
     """
     norms = norms.double().cpu()
     indices = _indices_below_median(norms[None])[0]
     null = _null_indices(norms)
     p_values = [(1 + int((null >= index).sum())) / (1 + len(null)) for index in indices]
+    significant = torch.tensor([p_value < significance for p_value in p_values])
+    small = norms < fraction * norms.quantile(0.5)
+    outlier = reached.cpu() & small & significant & (indices > threshold)
     smallest_first = norms.argsort().tolist()
-    flagged = [
-        label
-        for label in smallest_first
-        if bool(reached[label]) and indices[label] > threshold and p_values[label] < significance
-    ]
+    flagged = [label for label in smallest_first if outlier[label]]
     smallest = smallest_first[0]
     return Anomaly(index=float(indices[smallest]), p_value=p_values[smallest], flagged=flagged)
 

@@ -42,6 +42,13 @@ def test_several_small_norms_are_flagged_smallest_first() -> None:
     assert anomaly(norms, ALL).flagged == [6, 0]
 
 
+def test_an_outlier_that_is_not_small_is_not_flagged() -> None:
+    # Nine norms that lie close together make an outlier of anything: 80 beside 100 is no small trigger.
+    norms = torch.tensor([80.0, *torch.linspace(99, 101, 9).tolist()])
+    assert anomaly(norms, ALL).index > 2
+    assert anomaly(norms, ALL).flagged == []
+
+
 def test_a_label_that_was_not_reached_is_not_flagged() -> None:
     reached = ALL.clone()
     reached[0] = False

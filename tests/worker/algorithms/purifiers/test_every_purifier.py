@@ -99,7 +99,9 @@ def test_progress_is_told_and_may_stop_the_run(name: str, suspect: Classifier) -
 
 
 @pytest.mark.parametrize(
-    ("functions", "options"), [(PURIFIERS, PURIFIER_OPTIONS), (DETECTORS, DETECTOR_OPTIONS)], ids=["purifiers", "detectors"]
+    ("functions", "options"),
+    [(PURIFIERS, PURIFIER_OPTIONS), (DETECTORS, DETECTOR_OPTIONS)],
+    ids=["purifiers", "detectors"],
 )
 def test_the_wire_and_the_functions_agree_on_names_and_defaults(
     functions: dict[str, Callable[..., object]], options: dict[str, type]

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
 from redeem.contract import SAGE_PAPER, SageOptions
-from tests.worker.algorithms.networks import noisy_stripes, same_state, small_classifier
+from tests.worker.algorithms.networks import noisy_stripes, same_state
 from worker.algorithms.attention import attention_distance, find_taps, recording
 from worker.algorithms.classifier import Classifier
 from worker.algorithms.data import Images, as_float
@@ -20,8 +22,7 @@ def attention_gap(model: Classifier, images: Images) -> float:
     with recording(model, taps) as features, torch.no_grad():
         model(as_float(images.pixels))
     return sum(
-        attention_distance(features[shallow], features[deep]).item()
-        for shallow, deep in zip(taps, taps[1:], strict=False)
+        attention_distance(features[shallow], features[deep]).item() for shallow, deep in itertools.pairwise(taps)
     )
 
 
@@ -101,5 +102,3 @@ def test_the_papers_preset_has_the_papers_constants() -> None:
 
 def test_an_option_given_beside_the_preset_wins() -> None:
     assert SageOptions.model_validate({"preset": "paper", "epochs": 3}).epochs == 3
-
-
