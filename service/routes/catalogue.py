@@ -7,7 +7,8 @@ import inspect
 from fastapi import APIRouter
 
 from redeem.architectures import ARCHITECTURES
-from redeem.contract import DETECTOR_OPTIONS, PURIFIER_OPTIONS, ArchitectureFamily, Method, Request
+from redeem.contract import ArchitectureFamily, Method, Request
+from redeem.options import DETECTOR_OPTIONS, PURIFIER_OPTIONS
 
 router = APIRouter(tags=["catalogue"])
 

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from redeem import contract
 from redeem.contract import BundleRole, FieldError, Job, JobError, JobRequest, JobState, MethodRequest, Page
+from redeem.options import DETECTOR_OPTIONS, PURIFIER_OPTIONS
 from service import records
 from service.context import Context, Here
 from service.errors import InvalidRequest, UnknownMethod, WrongKind
@@ -33,8 +34,8 @@ def create_job(request: JobRequest, response: Response, here: Here, idempotency_
     """Submit a job. It is safe in the database when this answers, whether or not the queue is up."""
     resolved = request.model_copy(
         update={
-            "purifier": _resolved(request.purifier, contract.PURIFIER_OPTIONS, "purifier"),
-            "detectors": [_resolved(d, contract.DETECTOR_OPTIONS, "detectors") for d in request.detectors],
+            "purifier": _resolved(request.purifier, PURIFIER_OPTIONS, "purifier"),
+            "detectors": [_resolved(d, DETECTOR_OPTIONS, "detectors") for d in request.detectors],
         }
     )
     with here.sessions.begin() as session:

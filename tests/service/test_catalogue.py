@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from redeem.architectures import ARCHITECTURES
-from redeem.contract import DETECTOR_OPTIONS, PURIFIER_OPTIONS
+from redeem.options import DETECTOR_OPTIONS, PURIFIER_OPTIONS
 from tests.service.running import Service
 
 

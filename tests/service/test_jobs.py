@@ -9,7 +9,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from redeem.contract import DETECTOR_OPTIONS, PURIFIER_OPTIONS
+from redeem.options import DETECTOR_OPTIONS, PURIFIER_OPTIONS
 from service.tables import now
 from tests.service.running import Service, problem
 

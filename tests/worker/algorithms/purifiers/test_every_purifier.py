@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from redeem.contract import DETECTOR_OPTIONS, PURIFIER_OPTIONS
+from redeem.options import DETECTOR_OPTIONS, PURIFIER_OPTIONS
 from tests.worker.algorithms.networks import noisy_stripes, same_state
 from worker.algorithms.attacks.badnets import Poisoned
 from worker.algorithms.classifier import Classifier

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from redeem.contract import SAGE_PAPER, SageOptions
+from redeem.options import SAGE_PAPER, SageOptions
 from tests.worker.algorithms.networks import noisy_stripes, same_state
 from worker.algorithms.attention import attention_distance, find_taps, recording
 from worker.algorithms.classifier import Classifier
