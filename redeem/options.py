@@ -33,15 +33,15 @@ class SageOptions(Request):
 
     preset: Literal["service", "paper"] = "service"
     beta: Annotated[float, Field(ge=0, description="weight of the attention distances; 0 is the control")] = 300.0
-    epochs: Annotated[int, Field(ge=1, le=1000)] = 20
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 30
     batch_size: Annotated[int, Field(ge=4, le=4096)] = 64
     lr: Annotated[float, Field(gt=0, le=10)] = 0.01
     period: Annotated[int, Field(ge=1, description="epochs between two checks of the learning-rate rule")] = 5
     momentum: Annotated[float, Field(gt=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 1e-4
     augmentation: Literal["none", "crop", "crop_and_flip"] = "crop_and_flip"
-    averaging: Annotated[float, Field(ge=0, lt=1, description="decay a step of the averaged weights; 0: none")] = 0.99
-    own_logits: Annotated[float, Field(ge=0, description="weight of the suspect's own logits as soft labels")] = 2.0
+    averaging: Annotated[float, Field(ge=0, lt=1, description="decay a step of the averaged weights; 0: none")] = 0.995
+    own_logits: Annotated[float, Field(ge=0, description="weight of the suspect's own logits as soft labels")] = 3.0
     choose: Literal["held_out", "last"] = "held_out"
 
     @model_validator(mode="before")
@@ -55,7 +55,7 @@ class SageOptions(Request):
 class NeuralCleanseOptions(Request):
     """Trigger reversal for every label, and the MAD anomaly index of the reversed masks' norms."""
 
-    steps: Annotated[int, Field(ge=10, le=10_000)] = 150
+    steps: Annotated[int, Field(ge=10, le=10_000)] = 300
     batch_size: Annotated[int, Field(ge=1, le=1024, description="clean images a step, shared by all labels")] = 32
     lr: Annotated[float, Field(gt=0, le=10)] = 0.1
     asr_threshold: Annotated[float, Field(gt=0, le=1, description="share of images a trigger has to flip")] = 0.99

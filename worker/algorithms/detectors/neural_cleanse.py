@@ -55,7 +55,7 @@ def neural_cleanse(
     images: Images,
     *,
     num_classes: int,
-    steps: int = 150,
+    steps: int = 300,
     batch_size: int = 32,
     lr: float = 0.1,
     asr_threshold: float = 0.99,
@@ -198,15 +198,13 @@ def anomaly(
     """
     norms = norms.double().cpu()
     indices = _indices_below_median(norms[None])[0]
-    null = _null_indices(norms)
-    p_values = [(1 + int((null >= index).sum())) / (1 + len(null)) for index in indices]
-    significant = torch.tensor([p_value < significance for p_value in p_values])
+    p_values = _p_values(norms)
     small = norms < fraction * norms.quantile(0.5)
-    outlier = reached.cpu() & small & significant & (indices > threshold)
+    outlier = reached.cpu() & small & (p_values < significance) & (indices > threshold)
     smallest_first = norms.argsort().tolist()
     flagged = [label for label in smallest_first if outlier[label]]
     smallest = smallest_first[0]
-    return Anomaly(index=float(indices[smallest]), p_value=p_values[smallest], flagged=flagged)
+    return Anomaly(index=float(indices[smallest]), p_value=float(p_values[smallest]), flagged=flagged)
 
 
 def _indices_below_median(norms: Tensor) -> Tensor:
@@ -218,14 +216,15 @@ def _indices_below_median(norms: Tensor) -> Tensor:
     return deviation.clamp(min=0) / (MAD_TO_SIGMA * mad).clamp(min=1e-6)
 
 
-def _null_indices(norms: Tensor, samples: int = 10_000) -> Tensor:
-    """The largest index of each of `samples` benign models: K log-normal norms with the spread that these show.
+def _p_values(norms: Tensor, samples: int = 10_000) -> Tensor:
+    """(K,) norms to (K,) p-values: how often the most extreme of K norms of a benign model lies as far below its
+    median.
 
-    Real norms are skewed to the right, which is why the null is log-normal. The spread comes from the median and the
-    MAD of the logarithms, which one infected label among K hardly moves.
+    The null hypothesis is that norms are log-normal (real ones are skewed to the right), so distances are taken between
+    logarithms; measured in their own MAD they have no parameter left to estimate, and simulating is exact.
     """
-    logs = norms.clamp(min=1e-3).log()
-    sigma = MAD_TO_SIGMA * (logs - logs.quantile(0.5)).abs().quantile(0.5)
     generator = torch.Generator().manual_seed(0)
-    simulated = torch.randn(samples, len(norms), generator=generator, dtype=torch.float64)
-    return _indices_below_median((sigma * simulated).exp()).amax(1)
+    benign = torch.randn(samples, len(norms), generator=generator, dtype=torch.float64)
+    extremes = _indices_below_median(benign).amax(1)
+    observed = _indices_below_median(norms.clamp(min=1e-3).log()[None])[0]
+    return (1 + (extremes >= observed[:, None]).sum(1)) / (1 + samples)

@@ -4,13 +4,16 @@ import itertools
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from redeem.options import SAGE_PAPER, SageOptions
 from tests.worker.algorithms.networks import noisy_stripes, same_state
+from worker.algorithms.attacks.badnets import Poisoned
 from worker.algorithms.attention import attention_distance, find_taps, recording
 from worker.algorithms.classifier import Classifier
 from worker.algorithms.data import Images, as_float
 from worker.algorithms.errors import Diverged
+from worker.algorithms.metrics import attack_success, logits
 from worker.algorithms.purifiers.sage import PAPER, divergence, sage
 
 CLEAN, HELD_OUT = noisy_stripes(128, seed=31), noisy_stripes(40, seed=32)
@@ -32,6 +35,25 @@ def test_it_aligns_attention_where_fine_tuning_does_not(suspect: Classifier) -> 
     before = attention_gap(suspect, HELD_OUT)
     assert attention_gap(aligned.model, HELD_OUT) < 0.6 * before
     assert attention_gap(control.model, HELD_OUT) > 0.8 * before
+
+
+def test_the_same_run_without_the_attention_distances_leaves_the_backdoor(
+    suspect: Classifier, poisoned: Poisoned
+) -> None:
+    clean, test = noisy_stripes(700, seed=21), noisy_stripes(400, seed=23)
+    stamped = Images(poisoned.trigger.stamp(test.pixels), test.labels)
+    control = sage(suspect, clean, HELD_OUT, beta=0.0, choose="last", seed=0).model
+    success = attack_success(logits(control, stamped.pixels).argmax(1), stamped, torch.zeros(400, dtype=torch.int64))
+    assert success is not None
+    assert success.asr > 0.9
+
+
+def test_the_loss_is_cross_entropy_and_beta_times_the_gap(suspect: Classifier) -> None:
+    result = sage(suspect, CLEAN, HELD_OUT, beta=300.0, epochs=1, own_logits=0.0, seed=0)
+    with torch.no_grad():
+        classification = cross_entropy(result.model(as_float(HELD_OUT.pixels)), HELD_OUT.labels).item()
+    expected = classification + 300.0 * attention_gap(result.model, HELD_OUT)
+    assert result.history[0]["held_out_loss"] == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_epoch_of_the_lowest_held_out_loss_is_chosen(suspect: Classifier) -> None:
