@@ -26,7 +26,7 @@ from worker.stages.load import CleanParts, split_clean
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "cifar10-badnets"
 RECORD = Path(__file__).with_suffix(".json")
-EPOCHS = (1, 2, 5, 10, 20)
+EPOCHS = (1, 2, 5, 10, 20, 30)
 SEED = 0
 
 

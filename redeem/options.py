@@ -41,7 +41,7 @@ class SageOptions(Request):
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 1e-4
     augmentation: Literal["none", "crop", "crop_and_flip"] = "crop_and_flip"
     averaging: Annotated[float, Field(ge=0, lt=1, description="decay a step of the averaged weights; 0: none")] = 0.995
-    own_logits: Annotated[float, Field(ge=0, description="weight of the suspect's own logits as soft labels")] = 3.0
+    own_logits: Annotated[float, Field(ge=0, description="weight of the suspect's own logits as soft labels")] = 1.0
     choose: Literal["held_out", "last"] = "held_out"
 
     @model_validator(mode="before")

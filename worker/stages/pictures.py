@@ -81,7 +81,9 @@ def _norms(before: Assessment, after: Assessment) -> Figure:
     axis.set_xlabel("label")
     axis.set_ylabel("L1 norm of the reversed mask, pixels")
     axis.set_title("Neural Cleanse: the smallest trigger that leads to each label (dashed: median)", fontsize=10)
-    axis.legend(frameon=False)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.margins(y=0.25)  # room for the legend above the bars
+    axis.legend(frameon=False, ncols=2, loc="upper left")
     axis.spines[["top", "right"]].set_visible(False)
     return figure
 

@@ -64,7 +64,7 @@ def sage(
     weight_decay: float = 1e-4,
     augmentation: Literal["none", "crop", "crop_and_flip"] = "crop_and_flip",
     averaging: float = 0.995,
-    own_logits: float = 3.0,
+    own_logits: float = 1.0,
     choose: Literal["held_out", "last"] = "held_out",
     seed: int = 0,
     progress: Progress = ignore,
