@@ -7,6 +7,7 @@ import io
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -81,7 +82,7 @@ def _norms(before: Assessment, after: Assessment) -> Figure:
     axis.set_xlabel("label")
     axis.set_ylabel("L1 norm of the reversed mask, pixels")
     axis.set_title("Neural Cleanse: the smallest trigger that leads to each label (dashed: median)", fontsize=10)
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=20))
     axis.margins(y=0.25)  # room for the legend above the bars
     axis.legend(frameon=False, ncols=2, loc="upper left")
     axis.spines[["top", "right"]].set_visible(False)
