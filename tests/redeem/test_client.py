@@ -77,8 +77,10 @@ def test_wait_ends_with_its_time_or_with_the_job(client: Client, submit: Any) ->
     began = time.monotonic()
     assert client.wait(job.id, timeout=0.7).state is JobState.queued
     assert 0.6 < time.monotonic() - began < 3
-    threading.Timer(0.5, client.cancel, [job.id]).start()
+    cancelling = threading.Timer(0.5, client.cancel, [job.id])
+    cancelling.start()
     assert client.wait(job.id, timeout=20).state is JobState.cancelled
+    cancelling.join()  # the client is closed after the test
 
 
 def test_events_replay_and_end_with_the_job(client: Client, submit: Any) -> None:
