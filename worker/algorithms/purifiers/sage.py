@@ -86,43 +86,44 @@ def sage(
     optimizer = torch.optim.SGD(student.parameters(), lr, momentum=momentum, nesterov=True, weight_decay=weight_decay)
     rule = HalvingRule(lr, period)
     history: list[dict[str, float]] = []
-    best, chosen = copy.deepcopy(model), 0
+    best, chosen = suspect, 0
 
     # Algorithm 1 of the paper.
-    for epoch, training_loss in enumerate(
-        train(
-            student,
-            clean,
-            epochs=epochs,
-            batch_size=batch_size,
-            optimizer=optimizer,
-            loss=loss,
-            augment=AUGMENTATIONS[augmentation],
-            seed=seed,
-            after_step=lambda: average.update_parameters(student),
-        ),
-        start=1,
-    ):
-        held_out_loss = mean_loss(average.module, held_out, loss)
-        if not math.isfinite(training_loss + held_out_loss):
-            raise Diverged(f"the loss of epoch {epoch} is not a finite number (learning rate {rule.lr})")
-        history.append(
-            {
-                "epoch": epoch,
-                "lr": rule.lr,
-                "training_loss": training_loss,
-                "held_out_loss": held_out_loss,
-                "held_out_accuracy": accuracy(logits(average.module, held_out.pixels).argmax(1), held_out.labels),
-            }
-        )
-        if choose == "last" or held_out_loss == min(entry["held_out_loss"] for entry in history):
+    training = train(
+        student,
+        clean,
+        epochs=epochs,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        loss=loss,
+        augment=AUGMENTATIONS[augmentation],
+        seed=seed,
+        after_step=lambda: average.update_parameters(student),
+    )
+    for epoch, training_loss in enumerate(training, start=1):
+        measured = {"epoch": epoch, "lr": rule.lr, "training_loss": training_loss}
+        measured |= _held_out(average.module, held_out, loss)
+        history.append(measured)
+        _check_finite(measured)
+        if choose == "last" or measured["held_out_loss"] == min(entry["held_out_loss"] for entry in history):
             best, chosen = copy.deepcopy(average.module), epoch
         for group in optimizer.param_groups:
-            group["lr"] = rule.after_epoch(held_out_loss)
+            group["lr"] = rule.after_epoch(measured["held_out_loss"])
         progress(epoch / epochs)
 
-    best.train(model.training)
-    return Purified(best, history, chosen)
+    return Purified(best.train(model.training), history, chosen)
+
+
+def _held_out(network: nn.Module, held_out: Images, loss: Loss) -> dict[str, float]:
+    return {
+        "held_out_loss": mean_loss(network, held_out, loss),
+        "held_out_accuracy": accuracy(logits(network, held_out.pixels).argmax(1), held_out.labels),
+    }
+
+
+def _check_finite(measured: dict[str, float]) -> None:
+    if not math.isfinite(measured["training_loss"] + measured["held_out_loss"]):
+        raise Diverged(f"the loss of epoch {measured['epoch']} is not a finite number (learning rate {measured['lr']})")
 
 
 def _objective(suspect: nn.Module, taps: list[str], beta: float, own_logits: float) -> Loss:
