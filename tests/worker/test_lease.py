@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import event
 
 from redeem.contract import Artifact, JobError, JobState, Outcome, Stage
 from service import records
@@ -128,21 +130,24 @@ def test_a_heartbeat_learns_that_the_lease_is_lost(workplace: Workplace, job: UU
 
 def test_a_heartbeat_outlives_a_database_that_is_away(workplace: Workplace, job: UUID) -> None:
     held = claim(workplace, job)
-    database = workplace.settings.data / "redeem.db"
-    token = workplace.row(job).lease_token
+    before = workplace.row(job)
+    engine = workplace.sessions.kw["bind"]
+    refused: list[object] = []
+
+    def refuse(*connection: object) -> None:
+        refused.append(connection)
+        raise sqlite3.OperationalError("unable to open database file")
+
     with lease.heartbeat(held):
-        workplace.sessions.kw["bind"].dispose()
-        away = database.rename(database.with_suffix(".away"))
-        time.sleep(0.3)
+        event.listen(engine, "do_connect", refuse)
+        engine.dispose()
+        wait_until(lambda: len(refused) > 2)
+        event.remove(engine, "do_connect", refuse)
         assert not held.lost.is_set()
-        workplace.sessions.kw["bind"].dispose()
-        for left in database.parent.glob("redeem.db*"):
-            left.unlink()
-        away.rename(database)
         seen = workplace.row(job).lease_expires_at
         assert seen is not None
         wait_until(lambda: (workplace.row(job).lease_expires_at or seen) > seen)
-    assert workplace.row(job).lease_token == token
+    assert workplace.row(job).lease_token == before.lease_token
 
 
 @pytest.mark.parametrize("name", WRITES)
