@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -33,8 +35,22 @@ def readers(engine: Engine) -> Sessions:
 
 def _on_connect(connection: Any, record: object) -> None:
     connection.isolation_level = None  # transactions begin where _on_begin says, not where the driver guesses
-    for pragma in ("journal_mode=WAL", "busy_timeout=10000", "synchronous=NORMAL", "foreign_keys=ON"):
+    for pragma in ("busy_timeout=10000", "synchronous=NORMAL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
+    _write_ahead(connection)
+
+
+def _write_ahead(connection: Any) -> None:
+    """Switch the file to WAL, once in its life. Unlike everything else the switch does not wait for others: when two
+    processes open a new file at once, one is told that it is locked, and finds the switch made a moment later."""
+    for pause in (0.01 * 2**attempt for attempt in range(10)):
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            time.sleep(pause)
+        else:
+            return
+    connection.execute("PRAGMA journal_mode=WAL")
 
 
 def _on_begin(connection: Connection) -> None:
