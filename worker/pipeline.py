@@ -39,7 +39,8 @@ from worker.stages.assess import as_triggers, assess
 from worker.stages.device import environment, pick
 from worker.stages.errors import StageError
 from worker.stages.fetch import fetch
-from worker.stages.judge import flags, judge
+from worker.stages.flags import flags
+from worker.stages.judge import judge
 from worker.stages.kept import Kept, read_kept, write_kept
 from worker.stages.load import Inputs, load, rebuilt
 from worker.stages.pictures import pictures

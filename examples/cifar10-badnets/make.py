@@ -20,7 +20,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from worker.algorithms.architectures.small_resnet import resnet18
-from worker.algorithms.attacks.badnets import Poisoned, badnets
+from worker.algorithms.attacks.badnets import badnets
+from worker.algorithms.attacks.poisoned import Poisoned
 from worker.algorithms.augment import crop_and_flip
 from worker.algorithms.classifier import Classifier
 from worker.algorithms.data import Images

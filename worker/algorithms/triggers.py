@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from worker.algorithms.data import as_float
+
+
+class Stamp(Protocol):
+    """Whatever can be put on images: a pattern, a warp, a generator."""
+
+    def stamp(self, pixels: Tensor) -> Tensor:
+        """uint8 (N, C, H, W) to the same, triggered."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,9 @@
-"""Flags and the verdict, from two assessments and the job's policy. Pure: no model, no image, no randomness."""
+"""The verdict, from two assessments and the job's policy. Pure: no model, no image, no randomness."""
 
 from __future__ import annotations
 
-from redeem.contract import Assessment, Flag, Outcome, Policy, Verdict
+from redeem.contract import Assessment, Outcome, Policy, Verdict
 
-FEW_IMAGES = 100  # below this one image is worth a point of accuracy or more
 ROUNDING = 1e-6  # figures are float32 means: 20 of 100 images is a little more than 0.2, and still "at most 0.2"
 
 
@@ -52,57 +51,3 @@ def _kept_limits(before: Assessment, after: Assessment) -> list[str]:
     if after.neural_cleanse is not None:
         reasons.append("Neural Cleanse flags no more labels than allowed")
     return reasons
-
-
-def flags(before: Assessment, after: Assessment) -> list[Flag]:
-    """What a reader should know before believing the numbers."""
-    found = []
-    if before.asr is None:
-        found.append(
-            Flag(
-                code="asr_not_measured",
-                message="The attack success rate was not measured: no triggered images came with the job.",
-                advice="If you know or suspect a trigger, send a bundle of stamped images under their true labels.",
-            )
-        )
-    if before.neural_cleanse is None:
-        found.append(
-            Flag(
-                code="detection_not_run",
-                message="No detector was run, so nothing was searched for.",
-                advice="Ask for the detector neural_cleanse.",
-            )
-        )
-    elif not before.neural_cleanse.flagged:
-        found.append(
-            Flag(
-                code="nc_inconclusive",
-                message="Neural Cleanse flagged no label of the suspect. Its silence afterwards proves nothing.",
-                advice="It misses large, blended and warped triggers; triggered images would decide.",
-            )
-        )
-    if after.mpa_images < FEW_IMAGES:
-        found.append(
-            Flag(
-                code="mpa_imprecise",
-                message=f"MPA is of {after.mpa_images} images: one image is {1 / after.mpa_images:.3f}.",
-                advice="Send more clean images for a finer figure.",
-            )
-        )
-    if any(share is None for share in after.mpa_per_class):
-        found.append(
-            Flag(
-                code="classes_without_images",
-                message="Some classes have no clean image in the part that is measured.",
-                advice="Send clean images of every class; what is not there can neither be kept nor measured.",
-            )
-        )
-    if before.asr is not None and before.asr < 0.5:
-        found.append(
-            Flag(
-                code="trigger_does_not_work",
-                message=f"On the suspect, the triggered images have an ASR of only {before.asr:.3f}.",
-                advice="Either it has no backdoor, or not this trigger; check the target and the preprocessing.",
-            )
-        )
-    return found

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from tests.worker.algorithms.networks import noisy_stripes, small_classifier
-from worker.algorithms.attacks.badnets import Poisoned, badnets
+from worker.algorithms.attacks.badnets import badnets
+from worker.algorithms.attacks.poisoned import Poisoned
 from worker.algorithms.augment import crop
 from worker.algorithms.classifier import Classifier
 from worker.algorithms.data import Images

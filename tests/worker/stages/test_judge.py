@@ -1,4 +1,4 @@
-"""The verdict and the flags, by hand-made assessments."""
+"""The verdict, by hand-made assessments."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from redeem.contract import Assessment, NeuralCleanse, Outcome, Policy
 from worker.algorithms.metrics import accuracy
-from worker.stages.judge import flags, judge
+from worker.stages.judge import judge
 
 
 def measured(**figures: Any) -> Assessment:
@@ -73,18 +73,3 @@ def test_a_figure_at_its_limit_keeps_it(images: int) -> None:
     assert judge(before, at_limit, Policy(max_mpa_drop=0.3)).outcome is Outcome.passed
     beyond = measured(asr=share(images // 5 + 1))
     assert judge(before, beyond, Policy()).outcome is Outcome.failed
-
-
-def codes(before: Assessment, after: Assessment) -> set[str]:
-    found = flags(before, after)
-    assert all(flag.message and flag.advice for flag in found)
-    return {flag.code for flag in found}
-
-
-def test_flags() -> None:
-    assert codes(INFECTED, measured()) == set()
-    assert codes(measured(asr=0.99), measured()) == {"detection_not_run"}
-    assert codes(measured(asr=None, neural_cleanse=cleanse()), measured()) == {"asr_not_measured", "nc_inconclusive"}
-    assert codes(measured(asr=0.3, neural_cleanse=cleanse(1)), measured()) == {"trigger_does_not_work"}
-    assert codes(INFECTED, measured(mpa_images=99)) == {"mpa_imprecise"}
-    assert codes(INFECTED, measured().model_copy(update={"mpa_per_class": [0.5, None]})) == {"classes_without_images"}

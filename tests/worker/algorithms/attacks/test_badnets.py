@@ -3,7 +3,8 @@ from __future__ import annotations
 import torch
 
 from tests.worker.algorithms.networks import noisy_stripes
-from worker.algorithms.attacks.badnets import Poisoned, badnets, checkerboard
+from worker.algorithms.attacks.badnets import badnets, checkerboard
+from worker.algorithms.attacks.poisoned import Poisoned
 from worker.algorithms.classifier import Classifier
 from worker.algorithms.data import Images
 from worker.algorithms.metrics import attack_success, logits

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.worker.algorithms.networks import noisy_stripes, same_state
-from worker.algorithms.attacks.badnets import Poisoned
+from worker.algorithms.attacks.poisoned import Poisoned
 from worker.algorithms.classifier import Classifier
 from worker.algorithms.data import Images
 from worker.algorithms.detectors.neural_cleanse import ReversedTriggers, anomaly, neural_cleanse

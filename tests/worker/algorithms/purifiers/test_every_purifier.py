@@ -11,7 +11,7 @@ import torch
 
 from redeem.options import DETECTOR_OPTIONS, PURIFIER_OPTIONS
 from tests.worker.algorithms.networks import noisy_stripes, same_state
-from worker.algorithms.attacks.badnets import Poisoned
+from worker.algorithms.attacks.poisoned import Poisoned
 from worker.algorithms.classifier import Classifier
 from worker.algorithms.data import Images
 from worker.algorithms.detectors import DETECTORS

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from redeem.options import SAGE_PAPER, SageOptions
 from tests.worker.algorithms.networks import noisy_stripes, same_state
-from worker.algorithms.attacks.badnets import Poisoned
+from worker.algorithms.attacks.poisoned import Poisoned
 from worker.algorithms.attention import attention_distance, find_taps, recording
 from worker.algorithms.classifier import Classifier
 from worker.algorithms.data import Images, as_float
