@@ -2,7 +2,7 @@
 
     python benchmarks/suspects.py --train cifar10-train.npz --test cifar10-test.npz
 
-A patch (BadNets), a blended picture, a warp (WaNet), and none; three seeds each. ResNet-18 of width 16, 8 epochs, on all
+A patch (BadNets), a blended picture, a warp (WaNet), and none; three seeds each. ResNet-18 of width 16, 8 epochs, all
 50,000 training images; about three minutes a suspect on two CPU cores. `figures.json` has the accuracy and the attack
 success of each on the 10,000 test images, beside that of the benign network of the same seed on the same images.
 """
@@ -38,8 +38,8 @@ from worker.algorithms.triggers import Stamp  # noqa: E402
 CACHE = Path(__file__).parent / "cache"
 WIDTH, EPOCHS, SEEDS = 16, 8, (0, 1, 2)
 
-# Each seed has its own trigger, target and order. A warp of one pixel on average: the paper's quarter of a pixel takes a
-# network of this size many more epochs to learn.
+# Each seed has its own trigger, target and order. A warp of one pixel on average: the paper's quarter of a pixel takes
+# a network of this size many more epochs to learn.
 KINDS: dict[str, Callable[[Images, int], Poisoned[Stamp]]] = {
     "patch": lambda images, seed: badnets(images, target=target(seed), margin=3, seed=seed),  # type: ignore[dict-item]
     "blended": lambda images, seed: blended(images, target=target(seed), seed=seed),  # type: ignore[dict-item]
