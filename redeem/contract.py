@@ -174,7 +174,7 @@ class Outcome(StrEnum):
 
 class Policy(Request):
     """What the verdict demands of a purified model. A limit on something that was not measured makes the verdict
-    `inconclusive` where it would have decided, never a pass."""
+    `inconclusive` where it would have decided, never a pass; so does one on the MPA that too few images can decide."""
 
     max_mpa_drop: Fraction = 0.03
     max_asr: Fraction = 0.20
@@ -258,23 +258,60 @@ class Page(Resource, Generic[Item]):
 
 class NeuralCleanse(Resource):
     """Neural Cleanse over all labels. `norms` are L1 norms of the reversed masks in pixels; `reached` says whether
-    the reversed trigger flips enough images to the label; a label that was not reached has no usable norm."""
+    the reversed trigger flips enough images to the label; a label that was not reached has no usable norm and counts
+    with that of a full mask, all `pixels`.
+
+    `statistic` says what `index` and `indices` (one a label) are. "mad": distances below the median in units of the
+    median absolute deviation, suspicious above 2. "ratio": the median of the other norms over the norm, suspicious from
+    10 on; it stands in where there are two or three labels, or where the MAD is zero, and has no p-value. `index` is
+    that of the smallest norm.
+    """
 
     index: float
-    p_value: Fraction
+    p_value: Fraction | None
     flagged: list[int]
     norms: list[float]
     reached: list[bool]
+    statistic: Literal["mad", "ratio"] = "mad"
+    indices: list[float] = []
+    median: float | None = None
+    mad: float | None = None
+    """Median absolute deviation of the norms, in pixels, not scaled."""
+    median_suspect: bool = False
+    """Half of the labels or more have triggers so small that the median itself may be of backdoors."""
+    pixels: int | None = None
+    """H · W of an image: the norm of a full mask."""
+    images: int | None = None
+    """Clean images that the triggers were reversed on."""
+    seeds: int = 1
+    """Searches made; `norms` are medians over them."""
+    spread: list[float] = []
+    """The largest less the smallest norm of each label over the seeds."""
+
+
+class MpaDrop(Resource):
+    """By how much the MPA fell against the suspect's, on the same images: `lost` of them the suspect had right and this
+    model has wrong, `gained` the other way round. `drop` is (lost - gained) / images, negative where the MPA rose;
+    `interval` covers the drop on all images of the kind with 95 % confidence."""
+
+    drop: float
+    interval: tuple[float, float]
+    lost: int
+    gained: int
 
 
 class Assessment(Resource):
-    """One measurement of one model. None means not measured, and a flag says why."""
+    """One measurement of one model. None means not measured, and a flag says why. The intervals are Wilson's, of 95 %;
+    `mpa_drop` is None for the suspect itself."""
 
     mpa: Fraction
     mpa_images: int
+    mpa_interval: tuple[Fraction, Fraction] | None = None
+    mpa_drop: MpaDrop | None = None
     mpa_per_class: list[Fraction | None]
     asr: Fraction | None
     asr_images: int
+    asr_interval: tuple[Fraction, Fraction] | None = None
     recovery_accuracy: Fraction | None
     surrogate_asr: Fraction | None
     neural_cleanse: NeuralCleanse | None
@@ -318,11 +355,21 @@ class CleanSummary(Resource):
     report: int
 
 
+class Tap(Resource):
+    """Where the purifier read attention: a module of the suspect, and the size of its feature maps."""
+
+    name: str
+    channels: int
+    height: int
+    width: int
+
+
 class PurifierSummary(Resource):
     name: str
     options: dict[str, Any]
     seed: int
     chosen_epoch: int
+    taps: list[Tap] = []
     history: list[dict[str, float]]
     """One entry an epoch, measured on the training and held-out parts of the clean bundle."""
 

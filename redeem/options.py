@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from redeem.contract import Request
 
 SAGE_PAPER: dict[str, Any] = {
     "epochs": 100,
     "lr": 0.05,
+    "schedule": "dynamic",
     "period": 25,
     "augmentation": "none",
     "averaging": 0.0,
@@ -22,6 +23,17 @@ SAGE_PAPER: dict[str, Any] = {
     "choose": "last",
 }
 """Where the preset `paper` differs from `service`."""
+
+
+def _weights(beta: float | list[float]) -> float | list[float]:
+    # Not as constraints of the two types: an error would then name neither the option nor the other type.
+    if min(beta if isinstance(beta, list) else [beta], default=-1) < 0:
+        raise ValueError("every weight must be at least 0, and there must be one")
+    return beta
+
+
+Tap = Annotated[int, Field(ge=1)] | Annotated[str, Field(max_length=200)]
+Path = tuple[Tap, Tap]
 
 
 class SageOptions(Request):
@@ -32,12 +44,35 @@ class SageOptions(Request):
     """
 
     preset: Literal["service", "paper"] = "service"
-    beta: Annotated[float, Field(ge=0, description="weight of the attention distances; 0 is the control")] = 300.0
-    epochs: Annotated[int, Field(ge=1, le=1000)] = 30
+    beta: Annotated[float | list[float], AfterValidator(_weights)] = Field(
+        300.0, description="weight of the attention distances, at least 0, one for all or one a path; 0 is the control"
+    )
+    attention: Literal["sum", "sum_p", "max_p", "mean_p"] = Field(
+        "sum_p", description="G: how channels become a map; sum of |F|, or sum, maximum, mean of |F|^p"
+    )
+    p: Annotated[float, Field(gt=0, le=8)] = 2.0
+    normalize: bool = Field(True, description="N: maps to unit length before they are compared")
+    distance: Literal["mse", "squares", "norm"] = Field(
+        "mse", description="scale of L_SAD: mean of squares over pixels, their sum, or its root"
+    )
+    detach: Literal["none", "shallow", "deep"] = Field("none", description="the side that gets no gradient")
+    taps: Annotated[tuple[str, ...], Field(max_length=100, description="modules to read; none: they are found")] = ()
+    paths: Literal["adjacent", "skip", "all"] | Annotated[list[Path], Field(min_length=1, max_length=100)] = Field(
+        "adjacent", description="pairs of taps to align, by number (from 1) or name"
+    )
+    epochs: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        None, description="none: as many as the number of images needs; the report's history has them"
+    )
     batch_size: Annotated[int, Field(ge=4, le=4096)] = 64
-    lr: Annotated[float, Field(gt=0, le=10)] = 0.01
-    period: Annotated[int, Field(ge=1, description="epochs between two checks of the learning-rate rule")] = 5
-    momentum: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    lr: Annotated[float, Field(gt=0, le=10)] = 0.02
+    schedule: Literal["cosine", "dynamic", "fixed", "divided"] = Field(
+        "cosine",
+        description="the rate: down a cosine, halved by the paper's rule, fixed, or divided by 10 every two epochs",
+    )
+    period: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="epochs between two checks of the dynamic rule; none: a sixth of them all"
+    )
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 1e-4
     augmentation: Literal["none", "crop", "crop_and_flip"] = "crop_and_flip"
     averaging: Annotated[float, Field(ge=0, lt=1, description="decay a step of the averaged weights; 0: none")] = 0.995
@@ -56,11 +91,14 @@ class NeuralCleanseOptions(Request):
     """Trigger reversal for every label, and the MAD anomaly index of the reversed masks' norms."""
 
     steps: Annotated[int, Field(ge=10, le=10_000)] = 300
-    batch_size: Annotated[int, Field(ge=1, le=1024, description="clean images a step, shared by all labels")] = 32
+    batch_size: Annotated[
+        int, Field(ge=1, le=1024, description="clean images a step for each label; fewer with more than 12 labels")
+    ] = 32
     lr: Annotated[float, Field(gt=0, le=10)] = 0.1
     asr_threshold: Annotated[float, Field(gt=0, le=1, description="share of images a trigger has to flip")] = 0.99
     initial_cost: Annotated[float, Field(gt=0)] = 1e-3
     cost_multiplier: Annotated[float, Field(gt=1)] = 1.5
+    seeds: Annotated[int, Field(ge=1, le=20, description="searches; the norm of a label is its median over them")] = 1
 
 
 PURIFIER_OPTIONS: dict[str, type[Request]] = {"sage": SageOptions}

@@ -25,6 +25,8 @@ class Settings(BaseSettings):
     """A worker that gave no heartbeat for this long is taken for dead, and its job is queued again."""
     heartbeat: timedelta = timedelta(seconds=5)
     max_attempts: int = Field(3, ge=1)
+    checkpoint: timedelta = timedelta(seconds=20)
+    """At least so long between two checkpoints of a purification: each copies the weights three times and more."""
 
     @property
     def database(self) -> str:

@@ -91,15 +91,24 @@ def check(store: ObjectStore) -> None:
 def put_bytes(store: ObjectStore, content: bytes) -> Digest:
     """File a blob under its hash, and read it back: what is recorded afterwards is known to be there."""
     digest = Digest(len(content), hashlib.sha256(content).hexdigest())
-    key = blob_key(digest.sha256)
-    obstore.put(store, key, content)
-    if hashlib.sha256(get_bytes(store, digest.sha256)).hexdigest() != digest.sha256:
-        raise CorruptBlob(f"{key} does not read back as it was written")
+    obstore.put(store, blob_key(digest.sha256), content)
+    get_bytes(store, digest.sha256)
     return digest
 
 
 def get_bytes(store: ObjectStore, sha256: str) -> bytes:
-    return bytes(obstore.get(store, blob_key(sha256)).bytes())
+    """A small blob, hashed again. Raises FileNotFoundError where it is gone, and CorruptBlob where it was altered."""
+    content = bytes(obstore.get(store, blob_key(sha256)).bytes())
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != sha256:
+        raise CorruptBlob(f"blob {sha256} has the hash {actual}")
+    return content
+
+
+def remove(store: ObjectStore, sha256: str) -> None:
+    """Delete a blob that no row names any more."""
+    with contextlib.suppress(FileNotFoundError):
+        obstore.delete(store, blob_key(sha256))
 
 
 def download(store: ObjectStore, sha256: str, path: Path) -> None:

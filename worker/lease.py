@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import structlog
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from redeem.contract import (
@@ -185,9 +185,28 @@ def kept(lease: Lease, name: str) -> str | None:
         return session.scalar(query)
 
 
-def keep(lease: Lease, artifact: Artifact) -> None:
-    """Record a stage's result, so that a later attempt at this job need not make it again."""
+def keep(lease: Lease, artifact: Artifact) -> str | None:
+    """Record what a later attempt at this job need not make again, in place of what was kept under its name before.
+    Gives the hash of a blob that nobody needs any more."""
+    superseded = kept(lease, artifact.name)
     _write(lease, artifacts=[_row(lease, artifact, internal=True)])
+    return _unless_needed(lease, superseded)
+
+
+def drop(lease: Lease, name: str) -> str | None:
+    """Forget what was kept under `name`. Gives the hash of a blob that nobody needs any more."""
+    superseded = kept(lease, name)
+    _write(lease, forget=name)
+    return _unless_needed(lease, superseded)
+
+
+def _unless_needed(lease: Lease, sha256: str | None) -> str | None:
+    """Two jobs may have kept the same bytes, and a client may have uploaded them."""
+    with lease.sessions() as session:
+        for table in (ArtifactRow, UploadRow):
+            if sha256 is None or session.scalar(select(table.id).where(table.sha256 == sha256).limit(1)):
+                return None
+    return sha256
 
 
 def succeed(lease: Lease, verdict: Outcome, artifacts: Sequence[Artifact]) -> None:
@@ -220,7 +239,14 @@ def _row(lease: Lease, artifact: Artifact, *, internal: bool) -> ArtifactRow:
     return ArtifactRow(job_id=lease.job, internal=internal, **artifact.model_dump())
 
 
-def _write(lease: Lease, *, event: str | None = None, artifacts: Sequence[ArtifactRow] = (), **values: Any) -> None:
+def _write(
+    lease: Lease,
+    *,
+    event: str | None = None,
+    artifacts: Sequence[ArtifactRow] = (),
+    forget: str | None = None,
+    **values: Any,
+) -> None:
     """The one way to change the job's row: only with the token, or LeaseLost. An `event` goes into its history. Every
     write is a sign of life, and learns of a cancellation."""
     values = {"lease_expires_at": now() + lease.settings.lease, **values}
@@ -229,6 +255,8 @@ def _write(lease: Lease, *, event: str | None = None, artifacts: Sequence[Artifa
         if row is None:
             lease.lost.set()
             raise LeaseLost(f"job {lease.job} is no longer this worker's")
+        replaced = [artifact.name for artifact in artifacts] + ([forget] if forget else [])
+        session.execute(delete(ArtifactRow).where(ArtifactRow.job_id == lease.job, ArtifactRow.name.in_(replaced)))
         session.add_all(artifacts)
         if event is not None:
             add_event(session, row, event)

@@ -13,10 +13,21 @@ import torch
 from obstore.store import ObjectStore
 from sqlalchemy.exc import OperationalError
 
-from redeem.contract import Assessment, CleanSummary, JobError, PurifierSummary, Report, Stage, SuspectSummary, Verdict
+from redeem.contract import (
+    Assessment,
+    CleanSummary,
+    Flag,
+    JobError,
+    PurifierSummary,
+    Report,
+    Stage,
+    SuspectSummary,
+    Tap,
+    Verdict,
+)
 from service.database import open_engine, sessions
 from service.settings import Settings
-from service.store import open_store
+from service.store import open_store, remove
 from worker.algorithms.errors import AlgorithmError
 from worker.lease import (
     Cancelled,
@@ -24,6 +35,7 @@ from worker.lease import (
     LeaseLost,
     Order,
     claim,
+    drop,
     end_cancelled,
     fail,
     heartbeat,
@@ -36,6 +48,8 @@ from worker.lease import (
     timings,
 )
 from worker.stages.assess import as_triggers, assess
+from worker.stages.attention_pictures import attention_pictures
+from worker.stages.checkpoints import CHECKPOINT, keeping, read_checkpoint
 from worker.stages.device import environment, pick
 from worker.stages.errors import StageError
 from worker.stages.fetch import fetch
@@ -114,7 +128,18 @@ def sanitize(lease: Lease, store: ObjectStore, folder: Path) -> None:
         lambda: assess(inputs.suspect, inputs, wanted.detectors, seed=wanted.seed, progress=report_progress),
     )
     before, triggers = Assessment.model_validate(measured.facts), as_triggers(measured.tensors)
-    purified = once(Stage.purify, lambda: purify(inputs, wanted.purifier, seed=wanted.seed, progress=report_progress))
+    purified = once(
+        Stage.purify,
+        lambda: purify(
+            inputs,
+            wanted.purifier,
+            seed=wanted.seed,
+            progress=report_progress,
+            resume=read_checkpoint(store, kept(lease, CHECKPOINT)),
+            checkpoint=keeping(store, lease.settings.checkpoint, lambda artifact: keep(lease, artifact)),
+        ),
+    )
+    _remove_checkpoint(lease, store)
     measured = once(
         Stage.assess_after,
         lambda: assess(
@@ -131,7 +156,12 @@ def sanitize(lease: Lease, store: ObjectStore, folder: Path) -> None:
     with stage(lease, Stage.judge):
         verdict = judge(before, after, wanted.policy)
     with stage(lease, Stage.publish):
-        drawn = pictures(inputs, before, after, triggers, purified.facts["history"])
+        flagged = before.neural_cleanse.flagged if before.neural_cleanse else []
+        taps = [tap["name"] for tap in purified.facts["taps"]]
+        drawn = [
+            *pictures(inputs, before, after, triggers, purified.facts["history"]),
+            *attention_pictures(inputs, rebuilt(inputs, purified.tensors), triggers, flagged, taps),
+        ]
         metadata = {"suspect": wanted.weights, "purifier": wanted.purifier.name, "redeem": version("redeem")}
         artifacts = publish_files(store, folder, purified.tensors, metadata, drawn)
         report = _report(lease, wanted, inputs, before, after, purified, verdict)
@@ -149,6 +179,12 @@ def _once(lease: Lease, store: ObjectStore, name: Stage, compute: Callable[[], K
         result = compute()
         keep(lease, write_kept(store, name, result))
         return result
+
+
+def _remove_checkpoint(lease: Lease, store: ObjectStore) -> None:
+    superseded = drop(lease, CHECKPOINT)
+    if superseded is not None:
+        remove(store, superseded)
 
 
 def _report(
@@ -187,11 +223,12 @@ def _report(
             options=wanted.purifier.options,
             seed=wanted.seed,
             chosen_epoch=purified.facts["chosen_epoch"],
+            taps=[Tap.model_validate(tap) for tap in purified.facts["taps"]],
             history=purified.facts["history"],
         ),
         before=before,
         after=after,
-        flags=flags(before, after),
+        flags=[*flags(before, after), *(Flag.model_validate(note) for note in purified.facts["notes"])],
         verdict=verdict,
         artifacts=[],
         environment=environment(inputs.clean.train.pixels.device, version("redeem")),

@@ -101,7 +101,7 @@ def write_bundle(path: Path, images: Images, classes: list[str]) -> None:
 
 def save_trigger(path: Path, trigger: Trigger) -> None:
     """The patch on grey, as a picture to hold beside the reversed one."""
-    picture = Trigger(trigger.mask, trigger.pattern).stamp(torch.full((1, 3, 32, 32), 127, dtype=torch.uint8))[0]
+    picture = trigger.stamp(torch.full((1, 3, 32, 32), 127, dtype=torch.uint8))[0]
     Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path, "PNG")
 
 

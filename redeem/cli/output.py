@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from redeem.contract import Assessment, Job, JobState, Outcome, Report
+from redeem.contract import Assessment, Job, JobState, NeuralCleanse, Outcome, Report
 from redeem.errors import RedeemError, ServerProblem
 
 EXIT_PASS, EXIT_FAIL, EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 4, 130
@@ -98,12 +98,25 @@ MEASURED = (
 def measured(assessment: Assessment) -> list[str]:
     """One cell for each of MEASURED; None is said to be not measured, never left blank."""
     cleanse = assessment.neural_cleanse
-    fractions = (assessment.mpa, assessment.asr, assessment.recovery_accuracy, assessment.surrogate_asr)
     return [
-        *("not measured" if value is None else f"{value:.2%}" for value in fractions),
-        "not measured" if cleanse is None else f"{cleanse.index:.2f}",
+        _share(assessment.mpa, assessment.mpa_interval),
+        _share(assessment.asr, assessment.asr_interval),
+        _share(assessment.recovery_accuracy),
+        _share(assessment.surrogate_asr),
+        "not measured" if cleanse is None else _index(cleanse),
         "not measured" if cleanse is None else ", ".join(map(str, cleanse.flagged)) or "none",
     ]
+
+
+def _share(value: float | None, interval: tuple[float, float] | None = None) -> str:
+    """A fraction in per cent, with the 95 % interval of what it estimates."""
+    if value is None:
+        return "not measured"
+    return f"{value:.2%}" if interval is None else f"{value:.2%} ({interval[0]:.1%} to {interval[1]:.1%})"
+
+
+def _index(cleanse: NeuralCleanse) -> str:
+    return f"{cleanse.index:.2f}" + (" (ratio of norms)" if cleanse.statistic == "ratio" else "")
 
 
 def stage_seconds(timings: dict[str, float]) -> str:

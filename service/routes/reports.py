@@ -25,8 +25,8 @@ def get_report(id: UUID, here: Here, accept: Annotated[str, Header()] = "") -> R
     artifact = artifact_of(here, id, "report.html" if accept.startswith("text/html") else "report.json")
     try:
         content = store.get_bytes(here.store, artifact.sha256)
-    except FileNotFoundError as error:
-        raise ArtifactLost(f"The report of job {id} is recorded, but not in the store.") from error
+    except (FileNotFoundError, store.CorruptBlob) as error:
+        raise ArtifactLost(f"The report of job {id} is recorded, but not in the store, or altered there.") from error
     headers = {
         "ETag": f'"sha256:{artifact.sha256}"',
         "Vary": "Accept",

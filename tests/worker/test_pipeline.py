@@ -9,6 +9,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -21,7 +22,8 @@ from sqlalchemy.exc import OperationalError
 from torch import nn
 
 from redeem.contract import Architecture, MethodRequest, Preprocessing, Report, Stage
-from service.store import blob_key
+from service.settings import Settings
+from service.store import blob_key, get_bytes
 from tests.worker import lab
 from tests.worker.conftest import Workplace
 from worker import pipeline
@@ -33,6 +35,7 @@ from worker.algorithms.purifiers import PURIFIERS, Purified
 from worker.algorithms.purifiers.sage import sage
 from worker.lease import claim, keep, order
 from worker.stages import purify as purify_stage
+from worker.stages.checkpoints import CHECKPOINT
 from worker.stages.load import FRACTIONS
 
 CLEAN = lab.paint(160, 1)
@@ -207,7 +210,7 @@ def test_the_purifier_sees_the_train_and_held_out_parts_and_nothing_else(
     for part, expected in zip(parts, (train, held_out), strict=True):
         assert torch.equal(part.pixels, expected.pixels)
         assert torch.equal(part.labels, expected.labels)
-    assert options.keys() == {"epochs", "seed", "progress"}
+    assert options.keys() == {"epochs", "seed", "progress", "resume", "checkpoint"}
 
 
 # Interrupted -----------------------------------------------------------------------------------------------------
@@ -224,10 +227,11 @@ def test_a_job_that_died_goes_on_where_it_was(
     whole, broken = submitted(), submitted()
     run(workplace, whole)
 
-    def die_after(lease: Any, artifact: Any) -> None:
-        keep(lease, artifact)
+    def die_after(lease: Any, artifact: Any) -> str | None:
+        superseded = keep(lease, artifact)
         if artifact.name == last:
             raise Killed
+        return superseded
 
     with monkeypatch.context() as patched:
         patched.setattr(pipeline, "keep", die_after)
@@ -248,6 +252,79 @@ def test_a_job_that_died_goes_on_where_it_was(
     assert row.timings.items() >= taken.items()
     assert purified(workplace, broken) == purified(workplace, whole)
     assert _measured(workplace.report(broken)) == _measured(workplace.report(whole))
+
+
+def often(workplace: Workplace) -> Settings:
+    """A checkpoint after every epoch."""
+    return workplace.settings.model_copy(update={"checkpoint": timedelta(0)})
+
+
+def die_in_epoch(number: int, workplace: Workplace, job: UUID, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Kill the job after the checkpoint of an epoch; the hash of that checkpoint."""
+    made = 0
+
+    def die(lease: Any, artifact: Any) -> str | None:
+        nonlocal made
+        superseded = keep(lease, artifact)
+        made += artifact.name == CHECKPOINT
+        if made == number:
+            raise Killed
+        return superseded
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "keep", die)
+        with pytest.raises(Killed):
+            pipeline.run(job, often(workplace))
+    workplace.bury(job)
+    return workplace.artifacts(job, internal=True)[CHECKPOINT].sha256
+
+
+def test_a_job_killed_in_the_middle_of_purification_goes_on_from_its_last_epoch(
+    workplace: Workplace, submitted: Callable[..., UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    four = MethodRequest(name="sage", options={"epochs": 4, "period": 1, **EASY})
+    whole, broken = submitted(purifier=four, detectors=[]), submitted(purifier=four, detectors=[])
+    run(workplace, whole)
+    checkpoint = die_in_epoch(3, workplace, broken, monkeypatch)
+    epochs: list[int] = []
+
+    def counting(*given: Any, progress: Any, **options: Any) -> Purified:
+        return sage(
+            *given, progress=lambda fraction: (epochs.append(round(4 * fraction)), progress(fraction)), **options
+        )
+
+    monkeypatch.setitem(PURIFIERS, "sage", counting)
+    pipeline.run(broken, often(workplace))
+    assert epochs == [4]
+    assert purified(workplace, broken) == purified(workplace, whole)
+    assert _measured(workplace.report(broken)) == _measured(workplace.report(whole))
+    assert CHECKPOINT not in workplace.artifacts(broken, internal=True)
+    with pytest.raises(FileNotFoundError):
+        get_bytes(workplace.store, checkpoint)
+
+
+def test_a_superseded_checkpoint_leaves_the_store_unless_another_job_has_the_same(
+    workplace: Workplace, submitted: Callable[..., UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, twin = submitted(detectors=[]), submitted(detectors=[])
+    shared = die_in_epoch(1, workplace, one, monkeypatch)
+    assert die_in_epoch(1, workplace, twin, monkeypatch) == shared
+    pipeline.run(one, often(workplace))
+    assert get_bytes(workplace.store, shared)
+    pipeline.run(twin, often(workplace))
+    with pytest.raises(FileNotFoundError):
+        get_bytes(workplace.store, shared)
+    assert purified(workplace, one) == purified(workplace, twin)
+
+
+def test_a_checkpoint_that_is_gone_costs_time_and_nothing_else(
+    workplace: Workplace, submitted: Callable[..., UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = submitted(detectors=[]), submitted(detectors=[])
+    run(workplace, whole)
+    delete(workplace.store, blob_key(die_in_epoch(1, workplace, broken, monkeypatch)))
+    run(workplace, broken)
+    assert purified(workplace, broken) == purified(workplace, whole)
 
 
 def _measured(report: Report) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Attention maps of a network's layers, and the distance between two of them (SAGE, IEEE S&P 2023, eq. 1 to 5).
+"""Attention maps of feature maps, and the distance between two of them (SAGE, IEEE S&P 2023, eq. 1 to 4).
 
 ψ = N(U(G(·))): G collapses the channels of a feature map, U brings the deeper map up to the size of the shallower one,
 N gives it unit length.
@@ -6,22 +6,51 @@ N gives it unit length.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from worker.algorithms.errors import TooFewTaps
+Function = Literal["sum", "sum_p", "max_p", "mean_p"]
+Distance = Literal["mse", "squares", "norm"]
+Side = Literal["none", "shallow", "deep"]
 
 
-def attention_map(features: Tensor) -> Tensor:
-    """G_sum^p with p = 2: features (N, C, H, W) to float32 maps (N, 1, H, W), the sum over channels of |F|².
+@dataclass(frozen=True)
+class Attention:
+    """How two feature maps are compared; the defaults are the paper's (its best, where it tries several).
+
+    `function` is G: the sum over channels of |F| (`sum`), of |F|^p (`sum_p`), their maximum (`max_p`) or mean
+    (`mean_p`). `normalize` is N. `distance` is the scale of L_SAD: the mean of squares over pixels (`mse`), their sum
+    (`squares`: the same pull at every resolution), or its root (`norm`, as eq. 4 is printed). `detach` is the side of
+    each pair that gets no gradient.
+
+    The paper's β = 300 is in the scale of the mean of squares: with the norm the distance swamps the cross-entropy.
+    Detaching the shallow side, as the paper's narrative ("shallow teaches deep") suggests, removes backdoors much more
+    slowly.
+    """
+
+    function: Function = "sum_p"
+    p: float = 2.0
+    normalize: bool = True
+    distance: Distance = "mse"
+    detach: Side = "none"
+
+
+def attention_map(features: Tensor, function: Function = "sum_p", p: float = 2.0) -> Tensor:
+    """G: features (N, C, H, W) to non-negative float32 maps (N, 1, H, W).
 
     float32 whatever the features are in: squares summed over 512 channels overflow float16.
     """
-    return features.float().square().sum(1, keepdim=True)
+    magnitudes = features.float().abs()
+    if function == "sum":
+        return magnitudes.sum(1, keepdim=True)
+    powers = magnitudes.square() if p == 2 else magnitudes.pow(p)
+    if function == "max_p":
+        return powers.amax(1, keepdim=True)
+    return powers.sum(1, keepdim=True) if function == "sum_p" else powers.mean(1, keepdim=True)
 
 
 def normalized(maps: Tensor) -> Tensor:
@@ -29,68 +58,23 @@ def normalized(maps: Tensor) -> Tensor:
     return F.normalize(maps.flatten(1), dim=1, eps=1e-6).view_as(maps)
 
 
-def attention_distance(shallow: Tensor, deep: Tensor) -> Tensor:
-    """L_SAD of one path: the mean of squares of ψ(shallow) - ψ(deep), over batch and pixels; a scalar.
+def attention_distance(shallow: Tensor, deep: Tensor, how: Attention = Attention()) -> Tensor:
+    """L_SAD of one path: the distance of ψ(shallow) and ψ(deep), averaged over the batch; a scalar.
 
     `shallow` (N, C, H, W) and `deep` (N, C', H', W') are features of the same images. The deeper map is brought to
-    H × W bilinearly before normalisation. The gradient flows into both maps.
-
-    The paper prints a plain norm. Its β = 300 is in the scale of the mean of squares: taken as a norm, the distance
-    would swamp the cross-entropy. Detaching the shallow side, as the paper's narrative ("shallow teaches deep")
-    suggests, removes backdoors much more slowly.
+    H × W bilinearly before normalisation.
     """
-    target = attention_map(shallow)
-    source = F.interpolate(attention_map(deep), size=target.shape[2:], mode="bilinear", align_corners=False)
-    return F.mse_loss(normalized(target), normalized(source))
-
-
-def find_taps(model: nn.Module, image: Tensor) -> list[str]:
-    """Where to read attention: the last module at each spatial resolution, shallow to deep, by name.
-
-    `image` is one input (1, C, H, W) float. A ResNet gives its four stages. 1×1 maps are left out: normalised, they are
-    the constant one. Raises `TooFewTaps` when fewer than two are left.
-    """
-    last: dict[tuple[int, int], str] = {}
-
-    def note(name: str, output: object) -> None:
-        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1:
-            last[(output.shape[2], output.shape[3])] = name
-
-    hooks = [
-        module.register_forward_hook(lambda _module, _inputs, output, name=name: note(name, output))
-        for name, module in model.named_modules()
-        if name
-    ]
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            model(image)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        model.train(was_training)
-    if len(last) < 2:
-        found = ", ".join(f"{name} ({height}×{width})" for (height, width), name in last.items()) or "none"
-        raise TooFewTaps(f"SAGE needs feature maps at two spatial resolutions or more; found: {found}")
-    return list(last.values())
-
-
-@contextlib.contextmanager
-def recording(model: nn.Module, taps: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Within the context each forward pass leaves the outputs of the modules `taps` in the dict, by name: no second
-    pass, no change of the network. The hooks are gone afterwards."""
-    outputs: dict[str, Tensor] = {}
-
-    def keep(name: str, output: Tensor) -> None:
-        outputs[name] = output
-
-    hooks = [
-        model.get_submodule(name).register_forward_hook(lambda _module, _inputs, output, name=name: keep(name, output))
-        for name in taps
-    ]
-    try:
-        yield outputs
-    finally:
-        for hook in hooks:
-            hook.remove()
+    target, source = attention_map(shallow, how.function, how.p), attention_map(deep, how.function, how.p)
+    source = F.interpolate(source, size=target.shape[2:], mode="bilinear", align_corners=False)
+    if how.normalize:
+        target, source = normalized(target), normalized(source)
+    if how.detach == "shallow":
+        target = target.detach()
+    if how.detach == "deep":
+        source = source.detach()
+    difference = (target - source).flatten(1)
+    if how.distance == "norm":
+        norms: Tensor = torch.linalg.vector_norm(difference, dim=1)
+        return norms.mean()
+    squares = difference.square()
+    return squares.mean() if how.distance == "mse" else squares.sum(1).mean()

@@ -5,6 +5,8 @@ AlgorithmError
 ├── WeightsMismatch      a state dict does not fit the architecture that it is said to be
 ├── UnknownArchitecture  no network of that name, or an option that it does not have
 ├── TooFewTaps           the network has fewer than two attention maps to align
+├── UnknownTap           a module that was named for reading attention is none, or gives no map
+├── UnfitOptions         options that do not fit this network: no such tap, not one β a path
 └── Diverged             training ended in NaN, or in a collapse of held-out accuracy
 """
 
@@ -44,6 +46,16 @@ class UnknownArchitecture(AlgorithmError):
 class TooFewTaps(AlgorithmError):
     code = "too_few_taps"
     hint = "SAGE aligns attention maps of at least two layers; name them in the option `taps`, or use another purifier."
+
+
+class UnfitOptions(AlgorithmError):
+    code = "unfit_options"
+    hint = "Correct the purifier's options; a report lists the taps that were found, by number and name."
+
+
+class UnknownTap(AlgorithmError):
+    code = "unknown_tap"
+    hint = "Name modules of the network as PyTorch's named_modules() does, such as layer3 or features.denseblock2."
 
 
 class Diverged(AlgorithmError):

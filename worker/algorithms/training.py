@@ -43,18 +43,19 @@ def train(
     loss: Loss,
     augment: Augment,
     seed: int,
+    first_epoch: int = 0,
     after_step: Callable[[], None] = lambda: None,
 ) -> Iterator[float]:
     """Train `model` in place, yielding the mean training loss after each epoch; stop iterating to stop training.
 
     The images must already be on the model's device. An epoch visits every image once, in batches of nearly equal
     size and at most `batch_size` (a last batch of one image would break batch norm). Shuffling, augmentation and
-    dropout follow from `seed` alone; the caller's random state is not touched. The host waits for the device once
-    an epoch.
+    dropout follow from `seed` and the epoch alone, so a run can go on at any `first_epoch`; the caller's random state
+    is not touched. The host waits for the device once an epoch.
     """
     device = images.pixels.device
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for epoch in range(epochs):
+    for epoch in range(first_epoch, epochs):
         model.train()
         total = torch.zeros((), device=device)
         with _randomness(seed, epoch, device) as generator:

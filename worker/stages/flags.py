@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from redeem.contract import Assessment, Flag
+from redeem.contract import Assessment, Flag, NeuralCleanse
+from worker.stages.judge import trigger_works
 
 FEW_IMAGES = 100  # below this one image is worth a point of accuracy or more
+FEW_LABELS = 3  # up to so many have no MAD to speak of
+GROWTH = 2.0  # another seed moves a norm by a fifth; purifying the example's suspect made it seven times as large
+SMALL = 0.25  # of the suspect's median norm: what the detector takes for the trigger of a backdoor
 
 
 def flags(before: Assessment, after: Assessment) -> list[Flag]:
@@ -50,7 +54,7 @@ def flags(before: Assessment, after: Assessment) -> list[Flag]:
                 advice="Send clean images of every class; what is not there can neither be kept nor measured.",
             )
         )
-    if before.asr is not None and before.asr < 0.5:
+    if before.asr is not None and not trigger_works(before.asr):
         found.append(
             Flag(
                 code="trigger_does_not_work",
@@ -58,4 +62,88 @@ def flags(before: Assessment, after: Assessment) -> list[Flag]:
                 advice="Either it has no backdoor, or not this trigger; check the target and the preprocessing.",
             )
         )
+    if before.surrogate_asr is not None and not trigger_works(before.surrogate_asr):
+        found.append(
+            Flag(
+                code="reversed_trigger_does_not_work",
+                message=f"On the suspect, the reversed triggers have an ASR of only {before.surrogate_asr:.3f}.",
+                advice="That they fail afterwards proves little. Send more clean images, or ask for more steps.",
+            )
+        )
+    searched = {"the suspect": before.neural_cleanse, "the purified model": after.neural_cleanse}
+    found.extend(_of_statistics({name: cleanse for name, cleanse in searched.items() if cleanse is not None}))
+    if before.neural_cleanse is not None and after.neural_cleanse is not None:
+        found.extend(_of_change(before.neural_cleanse, after.neural_cleanse))
+    return found
+
+
+def _of_statistics(searched: dict[str, NeuralCleanse]) -> list[Flag]:
+    """Where the outlier test of Neural Cleanse stands on weak feet, by the name of the model."""
+    found = []
+    if any(len(cleanse.norms) <= FEW_LABELS for cleanse in searched.values()):
+        found.append(
+            Flag(
+                code="nc_few_labels",
+                message="There are too few labels for a median absolute deviation; the ratio of norms was used.",
+                advice="A ratio has no p-value. Triggered images would decide.",
+            )
+        )
+    flat = [name for name, cleanse in searched.items() if cleanse.mad == 0 and len(cleanse.norms) > FEW_LABELS]
+    if flat:
+        found.append(
+            Flag(
+                code="mad_zero",
+                message=f"Half of the labels of {' and '.join(flat)} or more have the same norm, so the median "
+                "absolute deviation is zero; the ratio of norms was used.",
+                advice="Where it is the norm of a full mask the labels were not reached: ask for more steps.",
+            )
+        )
+    small = [name for name, cleanse in searched.items() if cleanse.median_suspect]
+    if small:
+        found.append(
+            Flag(
+                code="nc_median_suspect",
+                message=f"Half of the labels of {' and '.join(small)} or more have very small triggers. An outlier "
+                "test takes the majority for benign, and here it may not be.",
+                advice="Look at the norms themselves; every label with a small one may have a backdoor.",
+            )
+        )
+    return found
+
+
+def _of_change(before: NeuralCleanse, after: NeuralCleanse) -> list[Flag]:
+    """Where a Neural Cleanse that finds nothing any more does not mean that the backdoor is gone."""
+    found = []
+    still_small = [label for label in before.flagged if after.norms[label] < GROWTH * before.norms[label]]
+    if still_small:
+        told = ", ".join(f"{label} ({before.norms[label]:.1f} to {after.norms[label]:.1f})" for label in still_small)
+        found.append(
+            Flag(
+                code="nc_trigger_still_small",
+                message=f"The reversed trigger of a label that was flagged has not even doubled in size: label {told}.",
+                advice="The backdoor is probably still there. Purify for more epochs, or with another purifier.",
+            )
+        )
+    scattered = [label for label in still_small if label not in after.flagged]
+    if scattered and before.mad is not None and after.mad is not None and after.mad > before.mad:
+        found.append(
+            Flag(
+                code="nc_index_fell_by_scatter",
+                message=f"Label {', '.join(map(str, scattered))} is an outlier no more because the other norms scatter "
+                f"more (MAD {before.mad:.1f} to {after.mad:.1f}), not because its own trigger grew.",
+                advice="Do not take the lower anomaly index for a repair; look at the norms.",
+            )
+        )
+    if before.median is not None:
+        limit = SMALL * before.median
+        fragile = [label for label, norm in enumerate(after.norms) if norm < limit <= before.norms[label]]
+        if len(fragile) > 1:
+            found.append(
+                Flag(
+                    code="nc_fragile_labels",
+                    message=f"Labels {', '.join(map(str, fragile))} now have triggers below a quarter of the suspect's "
+                    "median norm, and had none before.",
+                    advice="Purification left weak decision boundaries: try a lower learning rate or fewer epochs.",
+                )
+            )
     return found

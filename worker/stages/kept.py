@@ -5,7 +5,6 @@ A stage that finds its result kept from an earlier attempt does not run again.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from redeem.contract import Artifact
-from service.store import get_bytes, put_bytes
+from service.store import CorruptBlob, get_bytes
+from worker.stages.artifact import store_artifact
 from worker.stages.errors import StoreDamaged
 
 AGAIN = "Submit the job again, and have the operator check the disk."
@@ -32,8 +32,7 @@ class Kept:
 def write_kept(store: ObjectStore, name: str, kept: Kept) -> Artifact:
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in kept.tensors.items()}
     content = save(tensors, metadata={"facts": json.dumps(kept.facts)})
-    digest = put_bytes(store, content)
-    return Artifact(name=name, media_type="application/octet-stream", size=digest.size, sha256=digest.sha256)
+    return store_artifact(store, name, "application/octet-stream", content)
 
 
 def read_kept(store: ObjectStore, sha256: str) -> Kept:
@@ -42,7 +41,7 @@ def read_kept(store: ObjectStore, sha256: str) -> Kept:
         content = get_bytes(store, sha256)
     except FileNotFoundError as error:
         raise StoreDamaged("what a stage of this job kept is no longer in the store", AGAIN) from error
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise StoreDamaged("what a stage of this job kept was altered in the store", AGAIN)
+    except CorruptBlob as error:
+        raise StoreDamaged("what a stage of this job kept was altered in the store", AGAIN) from error
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     return Kept(json.loads(header["__metadata__"]["facts"]), load(content))

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import io
-
-import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from redeem.contract import Assessment
-from worker.algorithms.detectors.neural_cleanse import ReversedTriggers
+from redeem.contract import Assessment, NeuralCleanse
+from worker.algorithms.detectors.reversal import ReversedTriggers
 from worker.algorithms.triggers import Trigger
+from worker.stages.drawing import AFTER, BEFORE, Picture, array, png, svg
 from worker.stages.load import Inputs
 
-Picture = tuple[str, str, bytes]
-"""Name, media type, content."""
-
 SHOWN = 3  # labels whose triggers are drawn, smallest norm first
-BEFORE, AFTER = "#b3261e", "#1b5e8c"
+INDEX = {"mad": "anomaly index", "ratio": "median over smallest"}
+BARS = 20  # with more labels than that, bars are too thin
 
 
 def pictures(
@@ -32,13 +26,13 @@ def pictures(
     history: list[dict[str, float]],
 ) -> list[Picture]:
     """All pictures of a job; those of Neural Cleanse only where it ran. The same job gives the same bytes."""
-    drawn = [("history.svg", "image/svg+xml", _svg(_history(history)))] if history else []
+    drawn = [svg("history.svg", _history(history))] if history else []
     if triggers is None or before.neural_cleanse is None:
         return drawn
     labels = before.neural_cleanse.flagged[:SHOWN] or [int(triggers.norms.argmin())]
-    drawn.append(("triggers.svg", "image/svg+xml", _svg(_triggers(inputs, triggers, labels))))
-    drawn.append(("norms.svg", "image/svg+xml", _svg(_norms(before, after))))
-    drawn.extend((f"reversed-trigger-{label}.png", "image/png", _png(on_grey(triggers[label]))) for label in labels)
+    drawn.append(svg("triggers.svg", _triggers(inputs, triggers, labels)))
+    drawn.append(svg("norms.svg", _norms(before.neural_cleanse, after.neural_cleanse)))
+    drawn.extend(png(f"reversed-trigger-{label}.png", on_grey(triggers[label])) for label in labels)
     return drawn
 
 
@@ -66,27 +60,45 @@ def _triggers(inputs: Inputs, triggers: ReversedTriggers, labels: list[int]) -> 
             axis.set_title(title if image is not None else "no triggered images sent", fontsize=9)
             axis.set_axis_off()
             if image is not None:
-                axis.imshow(_array(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+                axis.imshow(array(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     return figure
 
 
-def _norms(before: Assessment, after: Assessment) -> Figure:
+def _norms(before: NeuralCleanse, after: NeuralCleanse | None) -> Figure:
+    """Bars by label; where there are many labels, dots in the order of their norms."""
     figure = Figure(figsize=(8.4, 3.2), layout="constrained")
     axis = figure.subplots()
-    for assessment, name, color, shift in ((before, "before", BEFORE, -0.2), (after, "after", AFTER, 0.2)):
-        found = assessment.neural_cleanse
-        if found is not None:
-            places = np.arange(len(found.norms)) + shift
-            axis.bar(places, found.norms, width=0.4, color=color, label=f"{name}: anomaly index {found.index:.1f}")
-            axis.axhline(float(np.median(found.norms)), color=color, linewidth=0.8, linestyle="--")
-    axis.set_xlabel("label")
+    labels = len(before.norms)
+    for found, name, color, shift in ((before, "before", BEFORE, -0.2), (after, "after", AFTER, 0.2)):
+        if found is None:
+            continue
+        name = f"{name}: {INDEX[found.statistic]} {found.index:.1f}"
+        if labels <= BARS:
+            axis.bar(np.arange(labels) + shift, found.norms, width=0.4, color=color, label=name)
+        else:
+            _dots(axis, found, color, name)
+        axis.axhline(float(np.median(found.norms)), color=color, linewidth=0.8, linestyle="--")
+    if labels <= BARS:
+        axis.set_xticks(range(labels))
+        room = max(0.6, 4 - labels / 2)  # two labels do not fill a page
+        axis.set_xlim(-room, labels - 1 + room)
+    axis.set_xlabel("label" if labels <= BARS else "labels in the order of their norms")
     axis.set_ylabel("L1 norm of the reversed mask, pixels")
     axis.set_title("Neural Cleanse: the smallest trigger that leads to each label (dashed: median)", fontsize=10)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=20))
-    axis.margins(y=0.25)  # room for the legend above the bars
+    axis.margins(y=0.25)  # room for the legend above
+    axis.set_ylim(bottom=0)
     axis.legend(frameon=False, ncols=2, loc="upper left")
     axis.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _dots(axis: Axes, found: NeuralCleanse, color: str, name: str) -> None:
+    """Smallest norm first, so that outliers are at the left end; the first flagged labels have their number."""
+    order = np.argsort(found.norms, kind="stable").tolist()
+    axis.scatter(range(len(order)), [found.norms[label] for label in order], s=6, color=color, label=name)
+    for label in found.flagged[:SHOWN]:
+        place = (order.index(label), found.norms[label])
+        axis.annotate(f"label {label}", place, (5, 2), textcoords="offset points", fontsize=8, color=color)
 
 
 def _history(history: list[dict[str, float]]) -> Figure:
@@ -102,21 +114,3 @@ def _history(history: list[dict[str, float]]) -> Figure:
     axis.legend(frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
     return figure
-
-
-def _array(image: Tensor) -> NDArray[np.uint8]:
-    array: NDArray[np.uint8] = image.cpu().permute(1, 2, 0).numpy()
-    return array[:, :, 0] if array.shape[2] == 1 else array
-
-
-def _svg(figure: Figure) -> bytes:
-    file = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "redeem", "svg.fonttype": "none"}):
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    return file.getvalue()
-
-
-def _png(image: Tensor) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(_array(image)).save(file, "PNG")
-    return file.getvalue()

@@ -1,4 +1,4 @@
-"""Results to the store. Each blob is read back before it is named in the database; a job succeeds only after that."""
+"""Results to the store; a job succeeds only after that."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from obstore.store import ObjectStore
 from torch import Tensor
 
 from redeem.contract import Artifact, Report
-from service.store import put_bytes
-from worker.stages.pictures import Picture
+from worker.stages.artifact import store_artifact
+from worker.stages.drawing import Picture
 from worker.stages.weights import write_weights
 
 
@@ -19,15 +19,10 @@ def publish_files(
     """The purified weights and the pictures."""
     path = folder / "purified.safetensors"
     write_weights(path, weights, metadata)
-    artifacts = [_put(store, path.name, "application/octet-stream", path.read_bytes())]
-    return artifacts + [_put(store, *picture) for picture in pictures]
+    artifacts = [store_artifact(store, path.name, "application/octet-stream", path.read_bytes())]
+    return artifacts + [store_artifact(store, *picture) for picture in pictures]
 
 
 def publish_report(store: ObjectStore, report: Report) -> Artifact:
     """The report names all other artifacts, so it comes last."""
-    return _put(store, "report.json", "application/json", report.model_dump_json(indent=2).encode())
-
-
-def _put(store: ObjectStore, name: str, media_type: str, content: bytes) -> Artifact:
-    digest = put_bytes(store, content)
-    return Artifact(name=name, media_type=media_type, size=digest.size, sha256=digest.sha256)
+    return store_artifact(store, "report.json", "application/json", report.model_dump_json(indent=2).encode())

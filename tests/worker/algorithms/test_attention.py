@@ -1,13 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tests.worker.algorithms.networks import small_classifier
-from worker.algorithms.attention import attention_distance, attention_map, find_taps, normalized, recording
-from worker.algorithms.errors import TooFewTaps
+from worker.algorithms.attention import Attention, Function, Side, attention_distance, attention_map, normalized
 
 
 def features(*shape: int, seed: int = 0) -> Tensor:
@@ -91,22 +91,71 @@ def test_dead_map_gives_no_gradient_and_no_nan() -> None:
     assert normalized(torch.zeros(1, 1, 2, 2)).isfinite().all()
 
 
-def test_taps_of_a_resnet_are_its_four_stages() -> None:
-    model = small_classifier()
-    assert find_taps(model, torch.rand(1, 3, 32, 32)) == [f"network.layer{stage}" for stage in (1, 2, 3, 4)]
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0, 4.0])
+@pytest.mark.parametrize(
+    ("function", "collapse"), [("sum_p", np.sum), ("max_p", np.max), ("mean_p", np.mean)], ids=["sum", "max", "mean"]
+)
+def test_maps_are_those_of_the_formulas(function: Function, collapse: Callable[..., np.ndarray], p: float) -> None:
+    maps = features(2, 5, 4, 4)
+    expected = collapse(np.abs(maps.double().numpy()) ** p, axis=1)
+    np.testing.assert_allclose(attention_map(maps, function, p)[:, 0].numpy(), expected, rtol=1e-5)
 
 
-def test_a_network_of_one_resolution_is_refused_with_what_was_found() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-    with pytest.raises(TooFewTaps, match="8×8"):
-        find_taps(model, torch.rand(1, 3, 8, 8))
+def test_the_plain_sum_is_that_of_power_one_whatever_p_is() -> None:
+    maps = features(2, 5, 4, 4)
+    assert torch.equal(attention_map(maps, "sum", 4.0), attention_map(maps, "sum_p", 1.0))
 
 
-def test_finding_taps_and_recording_leave_the_model_as_it_was() -> None:
-    model = small_classifier().train()
-    find_taps(model, torch.rand(1, 3, 16, 16))
-    with recording(model, ["network.layer1"]) as outputs:
-        model(torch.rand(2, 3, 16, 16))
-        assert outputs["network.layer1"].shape == (2, 8, 16, 16)
-    assert model.training
-    assert not any(module._forward_hooks for module in model.modules())
+@pytest.mark.parametrize("p", [1.0, 2.0, 4.0])
+def test_sum_and_mean_are_one_under_normalisation_and_the_maximum_is_not(p: float) -> None:
+    shallow, deep = features(2, 6, 8, 8), features(2, 12, 4, 4, seed=1)
+    summed, mean, largest = (
+        attention_distance(shallow, deep, Attention(function=function, p=p)).item()
+        for function in ("sum_p", "mean_p", "max_p")
+    )
+    assert mean == pytest.approx(summed, rel=1e-4)
+    assert largest != pytest.approx(summed, rel=0.02)
+    raw = [
+        attention_distance(shallow, deep, Attention(function=function, p=p, normalize=False)).item()
+        for function in ("sum_p", "mean_p")
+    ]
+    assert raw[0] != pytest.approx(raw[1], rel=0.5)
+
+
+def test_without_normalisation_the_scale_of_the_features_counts() -> None:
+    shallow, deep = features(2, 4, 8, 8), features(2, 4, 4, 4, seed=1)
+    raw = Attention(normalize=False)
+    plain = attention_distance(shallow, deep, raw).item()
+    assert attention_distance(3 * shallow, 3 * deep, raw).item() == pytest.approx(81 * plain, rel=1e-4)  # (3²)²
+
+
+def test_scales_of_the_distance_are_one_another_s() -> None:
+    shallow, deep = features(1, 4, 8, 8), features(1, 4, 4, 4, seed=1)
+    mean, squares, norm = (
+        attention_distance(shallow, deep, Attention(distance=distance)).item()
+        for distance in ("mse", "squares", "norm")
+    )
+    assert squares == pytest.approx(64 * mean, rel=1e-5)
+    assert norm == pytest.approx(squares**0.5, rel=1e-5)
+
+
+def test_the_norm_is_averaged_over_images_and_finite_where_maps_agree() -> None:
+    shallow, deep = features(3, 4, 8, 8), features(3, 4, 4, 4, seed=1)
+    how = Attention(distance="norm")
+    alone = [attention_distance(shallow[i : i + 1], deep[i : i + 1], how).item() for i in range(3)]
+    assert attention_distance(shallow, deep, how).item() == pytest.approx(sum(alone) / 3, rel=1e-5)
+    same = features(1, 4, 8, 8).requires_grad_()
+    attention_distance(same, same.detach(), how).backward()
+    assert same.grad is not None
+    assert same.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("detach", "moved"), [("none", (True, True)), ("shallow", (False, True)), ("deep", (True, False))]
+)
+def test_the_detached_side_gets_no_gradient(detach: Side, moved: tuple[bool, bool]) -> None:
+    pair = features(2, 4, 8, 8).requires_grad_(), features(2, 4, 4, 4, seed=1).requires_grad_()
+    attention_distance(*pair, Attention(detach=detach)).backward()
+    assert tuple(side.grad is not None for side in pair) == moved
+    plain = features(2, 4, 8, 8), features(2, 4, 4, 4, seed=1)
+    assert attention_distance(*plain, Attention(detach=detach)).item() == attention_distance(*plain).item()

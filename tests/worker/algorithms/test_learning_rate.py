@@ -1,6 +1,11 @@
 from __future__ import annotations
 
-from worker.algorithms.learning_rate import HalvingRule
+import dataclasses
+import math
+
+import pytest
+
+from worker.algorithms.learning_rate import DividingRule, HalvingRule, Schedule, rule
 
 
 def rates(losses: list[float], **rule: float) -> list[float]:
@@ -53,3 +58,30 @@ def test_falls_are_counted_anew_in_each_interval() -> None:
     # Four falls, then none: an unforgotten count would be 4 of 4 · 0.75 again.
     after = rates([4.0, 3.0, 2.0, 1.0, 2.0, 3.0, 4.0, 5.0], period=4)
     assert (after[3], after[7]) == (1.0, 0.5)
+
+
+def test_a_fixed_rate_stays_whatever_the_loss_does() -> None:
+    fixed = rule("fixed", 0.01, epochs=3, period=1)
+    assert {fixed.after_epoch(loss) for loss in (1.0, 5.0, 9.0)} == {0.01}
+
+
+def test_a_divided_rate_falls_to_a_tenth_every_two_epochs() -> None:
+    divided = DividingRule(1.0)
+    assert [divided.after_epoch(0.0) for _ in range(5)] == pytest.approx([1.0, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_a_cosine_falls_to_half_in_the_middle_and_to_zero_in_the_end() -> None:
+    cosine = rule("cosine", 0.04, epochs=4, period=1)
+    expected = [0.02 * (1 + math.sqrt(0.5)), 0.02, 0.02 * (1 - math.sqrt(0.5)), 0.0]
+    assert cosine.lr == 0.04
+    assert [cosine.after_epoch(9.0) for _ in range(4)] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "dynamic", "fixed", "divided"])
+def test_a_rule_made_of_the_fields_of_another_goes_on_as_it_would(schedule: Schedule) -> None:
+    losses = [4.0, 3.0, 5.0, 2.0, 6.0, 7.0, 1.0, 8.0, 9.0, 9.5]
+    whole, first = (rule(schedule, 1.0, epochs=10, period=3) for _ in range(2))
+    expected = [whole.after_epoch(loss) for loss in losses]
+    got = [first.after_epoch(loss) for loss in losses[:4]]
+    second = type(first)(**dataclasses.asdict(first))  # type: ignore[call-overload]
+    assert got + [second.after_epoch(loss) for loss in losses[4:]] == expected

@@ -1,12 +1,24 @@
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from tests.worker.algorithms.networks import noisy_stripes, small_classifier
 from worker.algorithms.data import Images
-from worker.algorithms.metrics import accuracy, accuracy_per_class, attack_success, logits, mean_loss
+from worker.algorithms.metrics import (
+    accuracy,
+    accuracy_drop,
+    accuracy_per_class,
+    attack_success,
+    drop_interval,
+    logits,
+    mean_loss,
+    wilson_interval,
+)
 from worker.algorithms.training import cross_entropy
 
 
@@ -55,3 +67,48 @@ def test_mean_loss_is_the_mean_over_images_not_over_batches() -> None:
     with torch.no_grad():
         expected = nn.functional.cross_entropy(model(images.pixels.float() / 255), images.labels).item()
     assert mean_loss(model, images, cross_entropy, batch_size=7) == pytest.approx(expected, rel=1e-2)
+
+
+def test_the_drop_is_counted_image_by_image() -> None:
+    labels = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
+    before, after = torch.tensor([0, 1, 2, 3, 0, 0, 0, 0]), torch.tensor([0, 1, 0, 0, 1, 1, 1, 1])
+    drop = accuracy_drop(before, after, labels)
+    assert (drop.lost, drop.gained) == (3, 1)
+    assert drop.drop == 0.25 == accuracy(before, labels) - accuracy(after, labels)
+    assert drop.interval == drop_interval(3, 1, 8)
+    unchanged = accuracy_drop(before, before, labels)
+    assert (unchanged.drop, unchanged.lost, unchanged.gained) == (0.0, 0, 0)
+
+
+def test_the_interval_of_a_drop_by_hand() -> None:
+    """The example of Fagerland et al. (2014): of 21 pairs 1 differs one way and 7 the other."""
+    low, high = drop_interval(1, 7, 21)
+    margin = 1.959964 * math.sqrt((2 / 23 + 8 / 23 - (6 / 23) ** 2) / 23)
+    assert (low, high) == pytest.approx((-6 / 23 - margin, -6 / 23 + margin), abs=1e-6)
+    assert drop_interval(7, 1, 21) == pytest.approx((-high, -low))
+    assert drop_interval(0, 0, 203)[1] == pytest.approx(1.959964 * math.sqrt(2) / 205, abs=1e-6)
+    assert drop_interval(20, 0, 20)[1] == 1.0
+
+
+@pytest.mark.parametrize("count", [20, 60, 203])
+@pytest.mark.parametrize(("lost", "gained"), [(0.03, 0.018), (0.05, 0.02), (0.06, 0.01), (0.02, 0.0), (0.1, 0.05)])
+def test_the_interval_of_a_drop_covers_the_true_one(count: int, lost: float, gained: float) -> None:
+    """By simulation: `lost` and `gained` are the true shares of images that change sides."""
+    tries = 4000
+    counts = np.random.default_rng(count).multinomial(count, [lost, gained, 1 - lost - gained], size=tries)
+    outcomes, often = np.unique(counts[:, :2], axis=0, return_counts=True)
+    intervals = [drop_interval(int(b), int(c), count) for b, c in outcomes]
+    covered = sum(n for n, (low, high) in zip(often, intervals, strict=True) if low <= lost - gained <= high) / tries
+    assert covered >= 0.94  # three standard errors of the simulation below 0.95
+    width = np.average([high - low for low, high in intervals], weights=often)
+    assert width < 4 * math.sqrt((lost + gained + 2 / count) / count)
+
+
+@pytest.mark.parametrize(("successes", "count"), [(0, 10), (1, 7), (5, 10), (174, 203), (10, 10)])
+def test_wilsons_ends_are_where_the_score_test_turns(successes: int, count: int) -> None:
+    share = successes / count
+    for end in wilson_interval(share, count):
+        assert 0 <= end <= 1
+        deviation = 1.959964 * math.sqrt(end * (1 - end) / count)
+        assert abs(share - end) == pytest.approx(deviation, abs=1e-6)
+    assert wilson_interval(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)

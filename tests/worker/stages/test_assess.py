@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from redeem.contract import Assessment, MethodRequest
+from redeem.contract import Assessment, MethodRequest, NeuralCleanse
 from tests.worker import lab
 from worker.algorithms.architectures import Loaded
 from worker.algorithms.classifier import Classifier
 from worker.algorithms.data import Images
 from worker.algorithms.detectors.neural_cleanse import ReversedTriggers
-from worker.stages.assess import as_triggers, assess, surrogate_asr
+from worker.stages.assess import as_triggers, assess, for_triggers, surrogate_asr
 from worker.stages.load import CleanParts, Inputs, Triggered
 
 CLEANSE = [MethodRequest(name="neural_cleanse", options={"steps": 10, "batch_size": 4})]
@@ -31,6 +31,14 @@ class Brightest(nn.Module):
         triggered = x[:, :, -1, -1].mean(1, keepdim=True) > 0.9
         answer: Tensor = self.scale * torch.where(triggered, torch.tensor([0.0, 1.0, 0.0]), x[:, :, 0, 0])
         return answer
+
+
+class Immune(Brightest):
+    """The same, but a white pixel beside the lower right one guards an image against the trigger."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        guarded = (x[:, :, -2, -2].mean(1) > 0.9)[:, None, None, None]
+        return super().forward(torch.where(guarded, x.clone().index_fill(3, torch.tensor([7]), 0.0), x))
 
 
 def images(labels: list[int], shown: list[int] | None = None, *, stamped: bool = False) -> Images:
@@ -98,13 +106,57 @@ def test_the_purified_model_is_tried_with_the_suspects_triggers() -> None:
     assert kept.facts["surrogate_asr"] == 1.0
 
 
+@pytest.mark.parametrize("counts", [[1], [1, 1], [3, 2, 1], [1, 1, 1, 1, 1], [40, 41]])
+def test_triggers_are_not_stamped_on_what_they_were_reversed_on(counts: list[int]) -> None:
+    def numbered(first: int, labels: list[int]) -> Images:
+        pixels = torch.arange(first, first + len(labels))[:, None, None, None].expand(-1, 1, 2, 2)
+        return Images(pixels.to(torch.uint8), torch.tensor(labels))
+
+    labels = [label for label, count in enumerate(counts) for _ in range(count)]
+    labels = labels[::2] + labels[1::2]  # in no order
+    clean = CleanParts(numbered(0, [0]), numbered(1, [0, 1]), numbered(3, labels))
+    to_reverse, to_stamp = for_triggers(clean)
+    reversed_on, stamped = set(to_reverse.pixels[:, 0, 0, 0].tolist()), set(to_stamp.pixels[:, 0, 0, 0].tolist())
+    assert reversed_on | stamped == set(range(1, 3 + len(labels)))  # all but the image that was trained on
+    assert not reversed_on & stamped
+    assert {1, 2} <= reversed_on
+    for label, count in enumerate(counts):
+        assert abs(int((to_stamp.labels == label).sum()) - count / 2) <= 0.5
+
+
+def test_the_surrogate_asr_is_of_the_images_kept_for_it() -> None:
+    # Of two images one is immune to the trigger. Triggers are stamped on the first, and reversed on the second.
+    report = images([0, 0])
+    given = inputs(report)
+    _, to_stamp = for_triggers(given.clean)
+    assert len(to_stamp) == 1
+    for immune, expected in ((0, 0.0), (1, 1.0)):
+        pixels = report.pixels.clone()
+        pixels[immune, :, -2, -2] = 255
+        model = Classifier(Immune(), [0.0] * 3, [1.0] * 3).eval()
+        kept = assess(
+            model,
+            inputs(Images(pixels, report.labels)),
+            [],
+            seed=0,
+            suspects_triggers=reversed_triggers(),
+            suspects_flagged=[1],
+        )
+        assert kept.facts["surrogate_asr"] == expected
+
+
 def test_neural_cleanse_leaves_its_triggers_and_hears_of_its_progress() -> None:
     given, heard = inputs(images([0, 1, 2])), list[float]()
     kept = assess(given.suspect, given, CLEANSE, seed=0, progress=heard.append)
     triggers = as_triggers(kept.tensors)
     assert triggers is not None
     assert triggers.masks.shape == (3, 1, 8, 8)
-    assert kept.facts["neural_cleanse"]["norms"] == triggers.norms.tolist()
+    found = NeuralCleanse.model_validate(kept.facts["neural_cleanse"])
+    assert found.norms == triggers.norms.tolist()
+    assert (found.statistic, found.p_value) == ("ratio", None)  # of three labels
+    assert found.index == max(found.indices)
+    assert (found.median, found.mad) != (None, None)
+    assert (found.pixels, found.images, found.seeds, found.spread) == (64, 4, 1, [0.0] * 3)
     assert heard == [1.0]
     assert as_triggers({}) is None
 

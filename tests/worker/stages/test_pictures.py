@@ -13,7 +13,7 @@ from PIL import Image
 from redeem.contract import Assessment, NeuralCleanse
 from tests.worker import lab
 from tests.worker.stages.test_load import loaded_from
-from worker.algorithms.detectors.neural_cleanse import ReversedTriggers
+from worker.algorithms.detectors.reversal import ReversedTriggers
 from worker.algorithms.triggers import Trigger
 from worker.stages.pictures import on_grey, pictures
 
@@ -26,8 +26,9 @@ def triggers() -> ReversedTriggers:
     return ReversedTriggers(masks, patterns, masks.sum((1, 2, 3)), torch.ones(4, dtype=torch.bool))
 
 
-def measured(*flagged: int, searched: bool = True) -> Assessment:
-    found = NeuralCleanse(index=2.5, p_value=0.01, flagged=list(flagged), norms=[5.0, 9, 9, 9], reached=[True] * 4)
+def measured(*flagged: int, searched: bool = True, labels: int = 4) -> Assessment:
+    norms = [9.0 + (5 * label) % 7 for label in range(labels)]
+    found = NeuralCleanse(index=2.5, p_value=0.01, flagged=list(flagged), norms=norms, reached=[True] * labels)
     return Assessment(
         mpa=0.9,
         mpa_images=9,
@@ -38,6 +39,12 @@ def measured(*flagged: int, searched: bool = True) -> Assessment:
         surrogate_asr=None,
         neural_cleanse=found if searched else None,
     )
+
+
+def texts(picture: bytes) -> list[str]:
+    """What is written in an SVG, in its order; text of two lines is in two parts."""
+    nodes = ElementTree.fromstring(picture).iter()  # noqa: S314  our own
+    return ["".join(node.itertext()).strip() for node in nodes if node.tag.endswith("}text")]
 
 
 @pytest.mark.parametrize(("flagged", "shown"), [((), [0]), ((3,), [3]), ((3, 1), [3, 1]), ((3, 1, 0, 2), [3, 1, 0])])
@@ -72,3 +79,31 @@ def test_a_trigger_on_grey(channels: int) -> None:
     assert shown.shape == (channels, 4, 4)
     assert (shown[:, 0, 0] == 255).all()
     assert (shown[:, 1:, :] == 127).all()
+
+
+@pytest.mark.parametrize(("labels", "bars"), [(2, True), (20, True), (21, False), (1000, False)])
+def test_many_labels_are_dots_in_the_order_of_their_norms(
+    tmp_path: Path, weights: bytes, labels: int, bars: bool
+) -> None:
+    inputs, before = loaded_from(tmp_path, weights), measured(1, labels=labels)
+    drawn = {name: content for name, _, content in pictures(inputs, before, measured(labels=labels), triggers(), [])}
+    written = texts(drawn["norms.svg"])
+    assert ("label" in written) == bars
+    assert ("labels in the order of their norms" in written, "label 1" in written) == (not bars, not bars)
+    assert not bars or {str(label) for label in range(labels)} <= set(written)
+    assert len(drawn["norms.svg"]) < 400_000
+    series = scattered(drawn["norms.svg"])
+    assert [len(dots) for dots in series] == ([] if bars else [labels, labels, 1, 1])  # two of them in the legend
+    for dots in series:
+        heights = [height for _, height in sorted(dots)]
+        assert heights == sorted(heights)
+
+
+def scattered(picture: bytes) -> list[list[tuple[float, float]]]:
+    """Where the dots of each series are, from the lower left corner."""
+    groups = ElementTree.fromstring(picture).iter("{http://www.w3.org/2000/svg}g")  # noqa: S314  our own
+    return [
+        [(float(dot.attrib["x"]), -float(dot.attrib["y"])) for dot in group.iter("{http://www.w3.org/2000/svg}use")]
+        for group in groups
+        if group.get("id", "").startswith("PathCollection")
+    ]

@@ -12,6 +12,7 @@ from torch import nn
 from redeem.contract import MethodRequest
 from tests.worker import lab
 from tests.worker.stages.test_load import loaded_from
+from worker.algorithms.checkpoint import keep_nothing
 from worker.algorithms.errors import Diverged
 from worker.algorithms.purifiers import PURIFIERS, Purified
 from worker.algorithms.training import ignore
@@ -40,7 +41,7 @@ def test_options_and_seed_reach_the_purifier(tmp_path: Path, weights: bytes, mon
     monkeypatch.setitem(PURIFIERS, "sage", spy)
     options = {"preset": "paper", "beta": 3000.0}
     purify(loaded_from(tmp_path, weights), MethodRequest(name="sage", options=options), seed=4, progress=ignore)
-    assert given == {"beta": 3000.0, "seed": 4, "progress": ignore}
+    assert given == {"beta": 3000.0, "seed": 4, "progress": ignore, "resume": None, "checkpoint": keep_nothing}
 
 
 def test_numbers_that_are_not_finite_never_leave(

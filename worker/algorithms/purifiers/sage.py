@@ -3,40 +3,44 @@
 A backdoor lives in the deep layers, and their attention shows it. SAGE needs no clean teacher: it trains the suspect
 on a few clean images so that the attention maps of deep layers agree with those of shallower ones,
 
-    L = L_CE + β · Σ L_SAD(ψ_i, ψ_{i+1})        over the adjacent paths ⟨1,2⟩, ⟨2,3⟩, ⟨3,4⟩,   (eq. 5)
+    L = L_CE + Σ β · L_SAD(ψ_i, ψ_j)        over the paths ⟨i, j⟩, by default ⟨1,2⟩, ⟨2,3⟩, ⟨3,4⟩,   (eq. 5)
 
-and halves the learning rate when the loss on held-out clean images stops falling (eq. 6).
+and halves the learning rate when the loss on held-out clean images stops falling (eq. 6; here an option).
 
 Where this differs from the paper: it selects the epoch on held-out clean images (the paper does not say how; looking
 at the attack success is not open to a defender), and the `service` defaults add four things that keep accuracy on
-small bundles: augmentation, a small learning rate, averaged weights, and the suspect's own logits as soft labels.
-`PAPER` switches all four off.
+small bundles: augmentation, a rate that falls along a cosine, averaged weights, and the suspect's own logits as soft
+labels. `PAPER` switches all four off.
 """
 
 from __future__ import annotations
 
 import copy
-import itertools
+import dataclasses
 import math
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from worker.algorithms.attention import attention_distance, find_taps, recording
-from worker.algorithms.augment import crop, crop_and_flip, unchanged
+from worker.algorithms.attention import Attention, Distance, Function, Side, attention_distance
+from worker.algorithms.checkpoint import Checkpoint, Keep, keep_nothing
 from worker.algorithms.data import Images, as_float
-from worker.algorithms.errors import Diverged
-from worker.algorithms.learning_rate import HalvingRule
-from worker.algorithms.metrics import accuracy, logits, mean_loss
+from worker.algorithms.errors import UnfitOptions
+from worker.algorithms.learning_rate import Schedule
+from worker.algorithms.notes import Note
+from worker.algorithms.paths import Paths, resolve
 from worker.algorithms.purifiers.purified import Purified
-from worker.algorithms.training import Augment, Loss, Progress, ignore, train
+from worker.algorithms.purifiers.retraining import Augmentation, Choice, Recipe, retrain
+from worker.algorithms.taps import Tap, Taps, find_taps, recording
+from worker.algorithms.training import Loss, Progress, ignore
 
 PAPER: dict[str, Any] = {
     "epochs": 100,
     "lr": 0.05,
+    "schedule": "dynamic",
     "period": 25,
     "augmentation": "none",
     "averaging": 0.0,
@@ -45,8 +49,8 @@ PAPER: dict[str, Any] = {
 }
 """The paper's settings for CIFAR-10, as options of `sage`; what is not here has the paper's value by default."""
 
-AUGMENTATIONS: dict[str, Augment] = {"none": unchanged, "crop": crop, "crop_and_flip": crop_and_flip}
-
+STEPS, FEWEST_EPOCHS = 300, 15
+PROBED = 16  # clean images on which a tap must not be dead
 TEMPERATURE = 2.0
 
 
@@ -55,86 +59,93 @@ def sage(
     clean: Images,
     held_out: Images,
     *,
-    beta: float = 300.0,
-    epochs: int = 30,
+    beta: float | Sequence[float] = 300.0,
+    attention: Function = "sum_p",
+    p: float = 2.0,
+    normalize: bool = True,
+    distance: Distance = "mse",
+    detach: Side = "none",
+    taps: Sequence[str] = (),
+    paths: Paths = "adjacent",
+    epochs: int | None = None,
     batch_size: int = 64,
-    lr: float = 0.01,
-    period: int = 5,
+    lr: float = 0.02,
+    schedule: Schedule = "cosine",
+    period: int | None = None,
     momentum: float = 0.9,
     weight_decay: float = 1e-4,
-    augmentation: Literal["none", "crop", "crop_and_flip"] = "crop_and_flip",
+    augmentation: Augmentation = "crop_and_flip",
     averaging: float = 0.995,
     own_logits: float = 1.0,
-    choose: Literal["held_out", "last"] = "held_out",
+    choose: Choice = "held_out",
     seed: int = 0,
     progress: Progress = ignore,
+    resume: Checkpoint | None = None,
+    checkpoint: Keep = keep_nothing,
 ) -> Purified:
     """Purify `model` with clean images: train on `clean`, choose by `held_out`; both on the model's device.
 
-    `model` takes float (N, C, H, W) in [0, 1] to logits; it is not changed. `beta` weighs the attention distances in
-    the scale of the mean of squares; 0 leaves plain fine-tuning, the control. `period` is P of the learning-rate rule
-    in epochs. `averaging` is the decay a step of the averaged weights, 0 for none. `own_logits` weighs the divergence
-    from the suspect's own predictions on the same clean images at temperature 2. `choose` takes the epoch of the
-    lowest held-out loss, or the last.
+    `model` takes float (N, C, H, W) in [0, 1] to logits; it is not changed. `beta` weighs the attention distances, all
+    alike or one weight a path; 0 leaves plain fine-tuning, the control. `attention`, `p`, `normalize`, `distance` and
+    `detach` are those of `Attention`. `taps` names the modules to read, shallow to deep; none: they are found.
+    `paths` are those of `paths.resolve`. `epochs`: none given, as many as `enough_epochs` says; `period`: none given, a
+    sixth of them. `own_logits` weighs the divergence from the suspect's own predictions on the same clean images at
+    temperature 2. The rest is `Recipe`'s.
 
-    Raises `TooFewTaps` for a network without two spatial resolutions, `Diverged` when a loss is no longer finite.
+    Raises `TooFewTaps` for a network without two usable maps, `UnfitOptions` where taps, paths and betas do not fit
+    together, `Diverged` when training fails twice.
     """
-    suspect = copy.deepcopy(model).eval()
-    student = copy.deepcopy(model)
-    average = _average(student, averaging)
-    loss = _objective(suspect, find_taps(suspect, as_float(clean.pixels[:1])), beta, own_logits)
-    optimizer = torch.optim.SGD(student.parameters(), lr, momentum=momentum, nesterov=True, weight_decay=weight_decay)
-    rule = HalvingRule(lr, period)
-    history: list[dict[str, float]] = []
-    best, chosen = suspect, 0
-
-    # Algorithm 1 of the paper.
-    training = train(
-        student,
-        clean,
+    suspect = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    found = find_taps(suspect, as_float(clean.pixels[:PROBED]), taps)
+    aligned = resolve(paths, [tap.name for tap in found.used])
+    how = Attention(attention, p, normalize, distance, detach)
+    loss = _objective(
+        suspect, found.used, dict(zip(aligned, _weights(beta, len(aligned)), strict=True)), how, own_logits
+    )
+    epochs = epochs or enough_epochs(len(clean), batch_size)
+    recipe = Recipe(
         epochs=epochs,
         batch_size=batch_size,
-        optimizer=optimizer,
-        loss=loss,
-        augment=AUGMENTATIONS[augmentation],
+        lr=lr,
+        schedule=schedule,
+        period=period or math.ceil(epochs / 6),
+        momentum=momentum,
+        weight_decay=weight_decay,
+        augmentation=augmentation,
+        averaging=averaging,
+        choose=choose,
         seed=seed,
-        after_step=lambda: average.update_parameters(student),
     )
-    for epoch, training_loss in enumerate(training, start=1):
-        measured = {"epoch": epoch, "lr": rule.lr, "training_loss": training_loss}
-        measured |= _held_out(average.module, held_out, loss)
-        history.append(measured)
-        _check_finite(measured)
-        if choose == "last" or measured["held_out_loss"] == min(entry["held_out_loss"] for entry in history):
-            best, chosen = copy.deepcopy(average.module), epoch
-        for group in optimizer.param_groups:
-            group["lr"] = rule.after_epoch(measured["held_out_loss"])
-        progress(epoch / epochs)
-
-    return Purified(best.train(model.training), history, chosen)
+    purified = retrain(model, clean, held_out, loss, recipe, progress=progress, resume=resume, checkpoint=checkpoint)
+    return dataclasses.replace(purified, taps=found.used, notes=[*purified.notes, *_notes(found)])
 
 
-def _held_out(network: nn.Module, held_out: Images, loss: Loss) -> dict[str, float]:
-    return {
-        "held_out_loss": mean_loss(network, held_out, loss),
-        "held_out_accuracy": accuracy(logits(network, held_out.pixels).argmax(1), held_out.labels),
-    }
+def enough_epochs(images: int, batch_size: int) -> int:
+    """What a small bundle lacks is steps as much as images: `STEPS` of them, and `FEWEST_EPOCHS` where there are many
+    images. Measured on suspects of four kinds (docs/lab-notes.md)."""
+    return max(FEWEST_EPOCHS, math.ceil(STEPS / math.ceil(images / batch_size)))
 
 
-def _check_finite(measured: dict[str, float]) -> None:
-    if not math.isfinite(measured["training_loss"] + measured["held_out_loss"]):
-        raise Diverged(f"the loss of epoch {measured['epoch']} is not a finite number (learning rate {measured['lr']})")
+def _weights(beta: float | Sequence[float], paths: int) -> list[float]:
+    """One β a path."""
+    weights = [float(beta)] * paths if isinstance(beta, int | float) else list(beta)
+    if len(weights) != paths:
+        raise UnfitOptions(f"beta has {len(weights)} weights, and there are {paths} paths")
+    return weights
 
 
-def _objective(suspect: nn.Module, taps: list[str], beta: float, own_logits: float) -> Loss:
-    """Cross-entropy + β · Σ attention distances of adjacent taps + `own_logits` · divergence from the suspect."""
+def _objective(
+    suspect: nn.Module, taps: Sequence[Tap], beta: dict[tuple[str, str], float], how: Attention, own_logits: float
+) -> Loss:
+    """Cross-entropy + Σ β · attention distance over the paths + `own_logits` · divergence from the suspect."""
 
     def loss(network: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
         with recording(network, taps) as features:
             predicted = network(x).float()
         total = F.cross_entropy(predicted, labels)
-        for shallow, deep in itertools.pairwise(taps):
-            total = total + beta * attention_distance(features[shallow], features[deep])
+        for (shallow, deep), weight in beta.items():
+            if weight:
+                total = total + weight * attention_distance(features[shallow], features[deep], how)
         if own_logits:
             with torch.no_grad():
                 own = suspect(x).float()
@@ -150,7 +161,8 @@ def divergence(predicted: Tensor, own: Tensor) -> Tensor:
     return TEMPERATURE**2 * F.kl_div(soft, target, log_target=True, reduction="batchmean")
 
 
-def _average(student: nn.Module, decay: float) -> AveragedModel:
-    """Exponentially averaged weights and batch-norm statistics; with decay 0 it is the student itself, a step later."""
-    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    return AveragedModel(student, multi_avg_fn=average, use_buffers=True)
+def _notes(taps: Taps) -> list[Note]:
+    if not taps.skipped:
+        return []
+    skipped = "; ".join(f"{skip.tap.name.removeprefix('network.')}: {skip.reason}" for skip in taps.skipped)
+    return [Note("taps_skipped", f"No attention was read at {skipped}.", "The option `taps` names others.")]

@@ -12,8 +12,8 @@ import torchvision
 
 from redeem.architectures import ARCHITECTURES
 from worker.algorithms.architectures import PAPER, build, options_of
-from worker.algorithms.attention import find_taps, recording
 from worker.algorithms.errors import UnknownArchitecture
+from worker.algorithms.taps import find_taps
 
 NARROW: dict[str, dict[str, Any]] = {"resnet18": {"width": 8}, "resnet50": {"width": 8}}
 
@@ -43,14 +43,13 @@ def test_paper_networks_classify_small_images(name: str, in_channels: int) -> No
 )
 def test_the_stem_keeps_small_images_large(name: str, stage: str, expected: tuple[int, ...]) -> None:
     network = build(f"paper/{name}", num_classes=10, in_channels=3, options={}).eval()
-    with recording(network, [stage]) as maps:
-        network(torch.rand(1, 3, 32, 32))
-    assert maps[stage].shape[1:] == expected
+    (tap,) = (tap for tap in find_taps(network, torch.rand(2, 3, 32, 32)).used if tap.name == stage)
+    assert (tap.channels, tap.height, tap.width) == expected
 
 
 @pytest.mark.parametrize("name", PAPER)
 def test_paper_networks_have_attention_maps_at_three_resolutions_or_more(name: str) -> None:
-    assert len(find_taps(small(name), torch.rand(1, 3, 32, 32))) >= 3
+    assert len(find_taps(small(name), torch.rand(2, 3, 32, 32)).used) >= 3
 
 
 @pytest.mark.parametrize(

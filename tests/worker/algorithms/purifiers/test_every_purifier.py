@@ -108,7 +108,13 @@ def test_the_wire_and_the_functions_agree_on_names_and_defaults(
     functions: dict[str, Callable[..., object]], options: dict[str, type]
 ) -> None:
     assert functions.keys() == options.keys()
-    own = {"seed", "progress", "num_classes"}  # the job's or the pipeline's, not the caller's options
+    own = {
+        "seed",
+        "progress",
+        "num_classes",
+        "resume",
+        "checkpoint",
+    }  # the job's or the pipeline's, not the caller's options
     for name, function in functions.items():
         parameters = inspect.signature(function).parameters.values()
         of_function = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in own}
