@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import job_profile
+from redeem.jobfile import JobFile
+from tests.worker import lab
+from worker.algorithms.architectures.small_resnet import resnet18
+from worker.stages.device import environment
+
+torch.set_num_threads(1)
+TIMINGS = {"fetch": 0.5, "load": 0.5, "assess_before": 3.0, "purify": 4.0, "assess_after": 1.5, "publish": 0.5}
+
+
+@pytest.fixture
+def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Files of a small job, in place of the example's."""
+    torch.manual_seed(0)
+    (tmp_path / "suspect.safetensors").write_bytes(lab.weights_file(resnet18(lab.CLASSES, 3, lab.WIDTH)))
+    (tmp_path / "clean.safetensors").write_bytes(lab.tensor_bundle(lab.paint(60, 1)))
+    job = {
+        "model": {
+            "file": "suspect.safetensors",
+            "architecture": lab.ARCHITECTURE.model_dump(),
+            "preprocessing": lab.PREPROCESSING.model_dump(mode="json"),
+        },
+        "clean": {"file": "clean.safetensors"},
+        "purifier": {"name": "sage"},
+        "detectors": [{"name": "neural_cleanse", "options": {"batch_size": 2}}],
+    }
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    monkeypatch.setattr(job_profile, "EXAMPLE", tmp_path)
+    return tmp_path
+
+
+def asked_for(epochs: int, steps: int) -> JobFile:
+    return job_profile.asked_for(job_profile.parse(["--epochs", str(epochs), "--steps", str(steps)]))
+
+
+def test_twice_the_steps_are_twice_the_work(example: Path) -> None:
+    cpu = torch.device("cpu")
+    few = job_profile.heavy_work(asked_for(1, 5), cpu)
+    many = job_profile.heavy_work(asked_for(2, 10), cpu)
+    assert many["assess_before"] == pytest.approx(2 * few["assess_before"], rel=0.1)
+    assert 1.3 < many["purify"] / few["purify"] < 2  # finding taps and the last check do not repeat
+
+
+def test_shares_are_of_the_job_and_of_the_matrix_rate(example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(job: JobFile) -> tuple[Any, Any, dict[str, float]]:
+        worker = environment(torch.device("cpu"), "")
+        report = SimpleNamespace(verdict=SimpleNamespace(outcome=SimpleNamespace(value="pass")), environment=worker)
+        return SimpleNamespace(timings=TIMINGS), report, {"server_start": 1.0, "upload_to_verdict": 12.0}
+
+    monkeypatch.setattr(job_profile, "run", run)
+    monkeypatch.setattr(job_profile, "matrix_rate", lambda device: 1e9)
+    monkeypatch.setattr(
+        job_profile, "heavy_work", lambda job, device: {"assess_before": 6 * 10**8, "purify": 4 * 10**9}
+    )
+    record_at = example / "record.json"
+    assert job_profile.main(["--record", str(record_at)]) == 0
+    rows = {row["stage"]: row for row in json.loads(record_at.read_text())["rows"]}
+    assert rows["purify"] == {
+        "stage": "purify",
+        "seconds": 4.0,
+        "of_the_job": 0.4,
+        "flops": 4 * 10**9,
+        "share_of_matrix_rate": 1.0,
+    }
+    assert rows["assess_before"]["share_of_matrix_rate"] == 0.2
+    assert rows["load"] == {"stage": "load", "seconds": 0.5, "of_the_job": 0.05}
