@@ -314,6 +314,7 @@ class Assessment(Resource):
     asr_interval: tuple[Fraction, Fraction] | None = None
     recovery_accuracy: Fraction | None
     surrogate_asr: Fraction | None
+    surrogate_asr_images: int = 0
     neural_cleanse: NeuralCleanse | None
 
 

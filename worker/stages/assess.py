@@ -54,6 +54,7 @@ def assess(
     mpa, drop = accuracy(predictions, report.labels), None
     if model is not inputs.suspect:
         drop = accuracy_drop(logits(inputs.suspect, report.pixels).argmax(1), predictions, report.labels)
+    surrogate = surrogate_asr(model, to_stamp, suspects_triggers, suspects_flagged or [])
     assessment = Assessment(
         mpa=mpa,
         mpa_images=len(report),
@@ -64,7 +65,8 @@ def assess(
         asr_images=success.counted if success else 0,
         asr_interval=wilson_interval(success.asr, success.counted) if success else None,
         recovery_accuracy=success.recovery_accuracy if success else None,
-        surrogate_asr=surrogate_asr(model, to_stamp, suspects_triggers, suspects_flagged or []),
+        surrogate_asr=surrogate,
+        surrogate_asr_images=0 if surrogate is None else len(to_stamp),
         neural_cleanse=found,
     )
     return Kept(assessment.model_dump(mode="json"), tensors)

@@ -38,22 +38,7 @@ def flags(before: Assessment, after: Assessment) -> list[Flag]:
                 advice="It misses large, blended and warped triggers; triggered images would decide.",
             )
         )
-    if after.mpa_images < FEW_IMAGES:
-        found.append(
-            Flag(
-                code="mpa_imprecise",
-                message=f"MPA is of {after.mpa_images} images: one image is {1 / after.mpa_images:.3f}.",
-                advice="Send more clean images for a finer figure.",
-            )
-        )
-    if any(share is None for share in after.mpa_per_class):
-        found.append(
-            Flag(
-                code="classes_without_images",
-                message="Some classes have no clean image in the part that is measured.",
-                advice="Send clean images of every class; what is not there can neither be kept nor measured.",
-            )
-        )
+    found.extend(_of_images(after))
     if before.asr is not None and not trigger_works(before.asr):
         found.append(
             Flag(
@@ -74,6 +59,36 @@ def flags(before: Assessment, after: Assessment) -> list[Flag]:
     found.extend(_of_statistics({name: cleanse for name, cleanse in searched.items() if cleanse is not None}))
     if before.neural_cleanse is not None and after.neural_cleanse is not None:
         found.extend(_of_change(before.neural_cleanse, after.neural_cleanse))
+    return found
+
+
+def _of_images(after: Assessment) -> list[Flag]:
+    """Where there are too few images, or none of a class."""
+    found = []
+    if after.mpa_images < FEW_IMAGES:
+        found.append(
+            Flag(
+                code="mpa_imprecise",
+                message=f"MPA is of {after.mpa_images} images: one image is {1 / after.mpa_images:.3f}.",
+                advice="Send more clean images for a finer figure.",
+            )
+        )
+    if 0 < after.asr_images < FEW_IMAGES:
+        found.append(
+            Flag(
+                code="asr_imprecise",
+                message=f"ASR is of {after.asr_images} images: one image is {1 / after.asr_images:.3f}.",
+                advice="Send more triggered images for a finer figure.",
+            )
+        )
+    if any(share is None for share in after.mpa_per_class):
+        found.append(
+            Flag(
+                code="classes_without_images",
+                message="Some classes have no clean image in the part that is measured.",
+                advice="Send clean images of every class; what is not there can neither be kept nor measured.",
+            )
+        )
     return found
 
 

@@ -104,6 +104,7 @@ def test_the_purified_model_is_tried_with_the_suspects_triggers() -> None:
     given = inputs(images([0, 2]))
     kept = assess(given.suspect, given, CLEANSE, seed=0, suspects_triggers=reversed_triggers(), suspects_flagged=[1])
     assert kept.facts["surrogate_asr"] == 1.0
+    assert 0 < kept.facts["surrogate_asr_images"] < kept.facts["mpa_images"]  # half of them, class by class
 
 
 @pytest.mark.parametrize("counts", [[1], [1, 1], [3, 2, 1], [1, 1, 1, 1, 1], [40, 41]])

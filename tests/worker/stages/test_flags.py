@@ -23,6 +23,7 @@ def test_flags() -> None:
     assert codes(measured(asr=None, neural_cleanse=cleanse()), measured()) == {"asr_not_measured", "nc_inconclusive"}
     assert codes(measured(asr=0.3, neural_cleanse=cleanse(1)), measured()) == {"trigger_does_not_work"}
     assert codes(INFECTED, measured(mpa_images=99)) == {"mpa_imprecise"}
+    assert codes(INFECTED, measured().model_copy(update={"asr_images": 99})) == {"asr_imprecise"}
     assert codes(INFECTED, measured().model_copy(update={"mpa_per_class": [0.5, None]})) == {"classes_without_images"}
 
 
