@@ -262,9 +262,9 @@ class NeuralCleanse(Resource):
     with that of a full mask, all `pixels`.
 
     `statistic` says what `index` and `indices` (one a label) are. "mad": distances below the median in units of the
-    median absolute deviation, suspicious above 2. "ratio": the median of the other norms over the norm, suspicious from
-    10 on; it stands in where there are two or three labels, or where the MAD is zero, and has no p-value. `index` is
-    that of the smallest norm.
+    median absolute deviation, which the paper suspects above 2; labels are flagged by `p_value` and size. "ratio": the
+    median of the other norms over the norm, suspicious from 10 on; it stands in where there are two or three labels, or
+    where the MAD is zero, and has no p-value. `index` is that of the smallest norm.
     """
 
     index: float

@@ -44,7 +44,6 @@ def anomaly(
     reached: Tensor,
     *,
     pixels: int,
-    threshold: float = 2.0,
     significance: float = 0.05,
     fraction: float = 0.25,
     bound: float = 10.0,
@@ -52,9 +51,10 @@ def anomaly(
     """The MAD outlier test of the paper, with a p-value beside it; a test by ratio where there is no MAD to speak of.
 
     index_k = |norm_k - median| / (1.4826 · MAD), with the true median (the mean of the two middle norms where K is
-    even). A label is flagged when it was reached, its index is above `threshold`, and, which is ours, the index is
-    significant and the norm below `fraction` of the median. The paper's threshold of 2 alone flags 10 % to 30 % of
-    benign models of ten classes, and now and then a purified one for a label whose trigger is no small one at all.
+    even). The paper flags where it is above 2. That flags 10 % to 30 % of benign models of ten classes, and where the
+    norms scatter by more than a third of their median no trigger, however small, can reach it. So the index is told,
+    and a label is flagged when it was reached, its p-value is below `significance` and its norm below `fraction` of
+    the median.
 
     With two or three labels, and where the MAD is zero (half of the labels or more have the same norm, mostly that of a
     full mask since they were not reached), the median of the other labels' norms must be `bound` times the norm:
@@ -71,7 +71,7 @@ def anomaly(
         outlier = indices >= bound
     else:
         indices, p_values = _indices_below_median(norms[None])[0], _p_values(norms)
-        outlier = (indices > threshold) & (p_values < significance) & (norms < fraction * median)
+        outlier = (p_values < significance) & (norms < fraction * median)
     smallest_first = norms.argsort(stable=True).tolist()
     smallest = smallest_first[0]
     return Anomaly(
