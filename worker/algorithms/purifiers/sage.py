@@ -49,7 +49,7 @@ PAPER: dict[str, Any] = {
 }
 """The paper's settings for CIFAR-10, as options of `sage`; what is not here has the paper's value by default."""
 
-STEPS, FEWEST_EPOCHS = 300, 15
+STEPS, FEWEST_EPOCHS = 240, 15
 PROBED = 16  # clean images on which a tap must not be dead
 TEMPERATURE = 2.0
 
