@@ -90,12 +90,15 @@ def _run_to_its_end(lease: Lease, store: ObjectStore, folder: Path) -> None:
     except (LeaseLost, OperationalError):  # without a database nothing can be said; the lease brings the job back
         raise
     except Cancelled:
+        _remove_checkpoint(lease, store)
         end_cancelled(lease)
     except (AlgorithmError, StageError) as error:
         log.info("failed", job=str(lease.job), code=error.code)
+        _remove_checkpoint(lease, store)
         fail(lease, JobError(code=error.code, detail=str(error), hint=error.hint))
     except Exception as error:
         log.exception("failed", job=str(lease.job))
+        _remove_checkpoint(lease, store)
         fail(lease, _unforeseen(error))
 
 
@@ -182,9 +185,13 @@ def _once(lease: Lease, store: ObjectStore, name: Stage, compute: Callable[[], K
 
 
 def _remove_checkpoint(lease: Lease, store: ObjectStore) -> None:
+    """Nobody resumes the purification any more. A store that fails leaves a blob behind, and harms no job."""
     superseded = drop(lease, CHECKPOINT)
     if superseded is not None:
-        remove(store, superseded)
+        try:
+            remove(store, superseded)
+        except Exception:
+            log.exception("checkpoint not removed", job=str(lease.job))
 
 
 def _report(

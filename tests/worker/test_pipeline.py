@@ -30,10 +30,11 @@ from worker import pipeline
 from worker.algorithms.architectures.lenet5 import LeNet5
 from worker.algorithms.architectures.small_resnet import resnet18
 from worker.algorithms.data import Images, split
+from worker.algorithms.errors import Diverged
 from worker.algorithms.precision import autocast
 from worker.algorithms.purifiers import PURIFIERS, Purified
 from worker.algorithms.purifiers.sage import sage
-from worker.lease import claim, keep, order
+from worker.lease import Cancelled, claim, keep, order
 from worker.stages import purify as purify_stage
 from worker.stages.checkpoints import CHECKPOINT
 from worker.stages.load import FRACTIONS
@@ -315,6 +316,28 @@ def test_a_superseded_checkpoint_leaves_the_store_unless_another_job_has_the_sam
     with pytest.raises(FileNotFoundError):
         get_bytes(workplace.store, shared)
     assert purified(workplace, one) == purified(workplace, twin)
+
+
+@pytest.mark.parametrize(
+    ("raised", "state"),
+    [(Cancelled(), "cancelled"), (Diverged("as if"), "failed"), (RuntimeError(), "failed")],
+    ids=["cancelled", "diverged", "unforeseen"],
+)
+def test_a_job_that_ends_without_a_result_leaves_no_checkpoint(
+    workplace: Workplace,
+    submitted: Callable[..., UUID],
+    monkeypatch: pytest.MonkeyPatch,
+    raised: Exception,
+    state: str,
+) -> None:
+    job = submitted(detectors=[])
+    checkpoint = die_in_epoch(1, workplace, job, monkeypatch)
+    monkeypatch.setattr(pipeline, "purify", _raising(raised))
+    run(workplace, job)
+    assert workplace.row(job).state == state
+    assert CHECKPOINT not in workplace.artifacts(job, internal=True)
+    with pytest.raises(FileNotFoundError):
+        get_bytes(workplace.store, checkpoint)
 
 
 def test_a_checkpoint_that_is_gone_costs_time_and_nothing_else(
