@@ -11,7 +11,7 @@ from redeem import contract
 from redeem.contract import Assessment, MethodRequest
 from worker.algorithms.data import Images
 from worker.algorithms.detectors import DETECTORS
-from worker.algorithms.detectors.neural_cleanse import ReversedTriggers
+from worker.algorithms.detectors.reversal import ReversedTriggers
 from worker.algorithms.metrics import (
     accuracy,
     accuracy_drop,

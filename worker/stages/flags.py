@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from redeem.contract import Assessment, Flag, NeuralCleanse
+from worker.algorithms.detectors.anomaly import FEWEST_FOR_MAD, SMALL_NORM
 from worker.stages.judge import trigger_works
 
 FEW_IMAGES = 100  # below this one image is worth a point of accuracy or more
-FEW_LABELS = 3  # up to so many have no MAD to speak of
 GROWTH = 2.0  # another seed moves a norm by a fifth; purifying the example's suspect made it seven times as large
-SMALL = 0.25  # of the suspect's median norm: what the detector takes for the trigger of a backdoor
 
 
 def flags(before: Assessment, after: Assessment) -> list[Flag]:
@@ -95,7 +94,7 @@ def _of_images(after: Assessment) -> list[Flag]:
 def _of_statistics(searched: dict[str, NeuralCleanse]) -> list[Flag]:
     """Where the outlier test of Neural Cleanse stands on weak feet, by the name of the model."""
     found = []
-    if any(len(cleanse.norms) <= FEW_LABELS for cleanse in searched.values()):
+    if any(len(cleanse.norms) < FEWEST_FOR_MAD for cleanse in searched.values()):
         found.append(
             Flag(
                 code="nc_few_labels",
@@ -103,7 +102,7 @@ def _of_statistics(searched: dict[str, NeuralCleanse]) -> list[Flag]:
                 advice="A ratio has no p-value. Triggered images would decide.",
             )
         )
-    flat = [name for name, cleanse in searched.items() if cleanse.mad == 0 and len(cleanse.norms) > FEW_LABELS]
+    flat = [name for name, cleanse in searched.items() if cleanse.mad == 0 and len(cleanse.norms) >= FEWEST_FOR_MAD]
     if flat:
         found.append(
             Flag(
@@ -150,7 +149,7 @@ def _of_change(before: NeuralCleanse, after: NeuralCleanse) -> list[Flag]:
             )
         )
     if before.median is not None:
-        limit = SMALL * before.median
+        limit = SMALL_NORM * before.median
         fragile = [label for label, norm in enumerate(after.norms) if norm < limit <= before.norms[label]]
         if len(fragile) > 1:
             found.append(

@@ -13,7 +13,7 @@ from tests.worker import lab
 from worker.algorithms.architectures import Loaded
 from worker.algorithms.classifier import Classifier
 from worker.algorithms.data import Images
-from worker.algorithms.detectors.neural_cleanse import ReversedTriggers
+from worker.algorithms.detectors.reversal import ReversedTriggers
 from worker.stages.assess import as_triggers, assess, for_triggers, surrogate_asr
 from worker.stages.load import CleanParts, Inputs, Triggered
 

@@ -13,6 +13,7 @@ FEWEST_FOR_MAD = 4  # of three norms two lie close together, whatever they are
 SMALLEST_NORM = 1e-3  # pixels; keeps logarithms and ratios finite
 MOST_DRAWS = 2_000_000  # random norms of one simulation, and at least so many benign models of them:
 FEWEST_MODELS, MOST_MODELS = 1_000, 10_000
+SMALL_NORM = 0.25  # of the median norm: what a benign label, or a purified one, hardly has
 SMALL_MEDIAN = 0.02  # of all pixels: 20 of 32×32, where the patches of a backdoor are and benign triggers seldom
 
 
@@ -45,7 +46,7 @@ def anomaly(
     *,
     pixels: int,
     significance: float = 0.05,
-    fraction: float = 0.25,
+    fraction: float = SMALL_NORM,
     bound: float = 10.0,
 ) -> Anomaly:
     """The MAD outlier test of the paper, with a p-value beside it; a test by ratio where there is no MAD to speak of.

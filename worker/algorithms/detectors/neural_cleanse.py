@@ -13,9 +13,6 @@ from worker.algorithms.detectors.anomaly import Anomaly, anomaly
 from worker.algorithms.detectors.reversal import ReversedTriggers, reverse_triggers
 from worker.algorithms.training import Progress, ignore
 
-__all__ = ["Anomaly", "NeuralCleanse", "ReversedTriggers", "anomaly", "neural_cleanse"]
-
-
 MANY = 12  # labels; of more, each gets fewer images a step, so that a step takes no more inputs,
 FEWEST_IMAGES = 8  # as long as it gets so many
 
