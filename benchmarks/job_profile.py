@@ -22,9 +22,9 @@ from benchmarks.measuring import EXAMPLE, counted_flops, matrix_rate, parser, pr
 from redeem.cli.run import own_server
 from redeem.contract import Job, JobState, MethodRequest, Report
 from redeem.jobfile import JobFile, read_job_file, send_job
-from worker.algorithms.data import Images
 from worker.algorithms.detectors import DETECTORS
 from worker.algorithms.purifiers import PURIFIERS
+from worker.stages.assess import for_triggers
 from worker.stages.device import pick
 from worker.stages.fetch import Files
 from worker.stages.load import Inputs, load
@@ -101,10 +101,7 @@ def run(job: JobFile) -> tuple[Job, Report, dict[str, float]]:
 def heavy_work(job: JobFile, device: torch.device) -> dict[str, int]:
     """FLOPs of the stages that compute, without the forward passes for MPA and ASR: those are under a hundredth."""
     inputs, cleanse, sage = read(job, device), job.detectors[0].options, job.purifier.options
-    unseen = Images(
-        torch.cat([inputs.clean.held_out.pixels, inputs.clean.report.pixels]),
-        torch.cat([inputs.clean.held_out.labels, inputs.clean.report.labels]),
-    )
+    unseen, _ = for_triggers(inputs.clean)
 
     def detect(model: torch.nn.Module) -> int:
         return counted_flops(

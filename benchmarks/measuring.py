@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
+from worker.algorithms import architectures
+from worker.algorithms.classifier import Classifier
 from worker.algorithms.data import Images
 from worker.algorithms.precision import has_fast_bfloat16
 from worker.stages.bundle import read_bundle
@@ -38,6 +41,13 @@ def parser(description: str | None, script: str) -> argparse.ArgumentParser:
 def read_example(name: str) -> Images:
     """A bundle of the example: real CIFAR-10 test images."""
     return read_bundle(EXAMPLE / name, size=(32, 32), channels="RGB", num_classes=10)[0]
+
+
+def read_network(name: str) -> Classifier:
+    """The example's `suspect` or its `benign` twin, with its normalisation."""
+    preprocessing = json.loads((EXAMPLE / "job.json").read_text())["model"]["preprocessing"]
+    loaded = architectures.load("paper/resnet18", None, None, {}, load_file(EXAMPLE / f"{name}.safetensors"))
+    return Classifier(loaded.network, preprocessing["mean"], preprocessing["std"]).eval()
 
 
 def clock(device: torch.device) -> float:
@@ -88,13 +98,18 @@ def machine(device: torch.device) -> str:
     return f"{os.cpu_count()} cores of {names[0] if names else platform.processor() or platform.machine()}"
 
 
+def command(script: str) -> str:
+    """What was typed to start `script`; files by their names alone."""
+    told = [word for word in sys.argv[1:] if Path(sys.argv[0]).name == Path(script).name]
+    return " ".join(["python", f"benchmarks/{Path(script).name}", *(Path(word).name for word in told)])
+
+
 def write_record(arguments: argparse.Namespace, script: str, **measured: object) -> None:
     """The record of one run, beside its script."""
     device = arguments.device
     beside = Path(script).with_name(Path(script).stem + ("-cuda" if device.type == "cuda" else "") + ".json")
-    told = [word for word in sys.argv[1:] if Path(sys.argv[0]).name == Path(script).name]
     record: dict[str, Any] = {
-        "command": " ".join(["python", f"benchmarks/{Path(script).name}", *told]),
+        "command": command(script),
         "date": datetime.now(UTC).date().isoformat(),
         "seed": arguments.seed,
         "machine": machine(device),

@@ -56,7 +56,7 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     options = parser(__doc__, __file__)
     options.add_argument("--labels", type=int, nargs="+", default=[10, 43, 100])
     options.add_argument("--steps", type=int, default=300)
-    options.add_argument("--batch-size", type=int, default=32)
+    options.add_argument("--batch-size", type=int, default=16)
     options.add_argument("--images", type=int, default=300, help="for Neural Cleanse: as in a usual bundle")
     options.add_argument("--width", type=int, default=16)
     options.add_argument("--training-images", type=int, default=2000)

@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
-from small_bundles import named
-from suspects import EXAMPLE, Suspect, cifar10
 
-from worker.algorithms.architectures.small_resnet import resnet18
-from worker.algorithms.classifier import Classifier
+from benchmarks.measuring import command, read_network
+from benchmarks.small_bundles import named
+from benchmarks.suspects import Suspect, cifar10
 from worker.algorithms.data import Images
 from worker.algorithms.detectors.neural_cleanse import neural_cleanse
 from worker.stages.device import environment
@@ -38,9 +36,10 @@ def main() -> None:
     test, _ = cifar10.read(arguments.test)
     images = test[torch.arange(IMAGES)]
     suspects = [named(name, train) for name in ("example", "patch-0", "patch-1", "none-0", "none-1")]
-    rows = [verdict(one, images) for one in [*suspects, example_twin()]]
+    twin = Suspect("example's benign twin", 0, read_network("benign"), None, 0)
+    rows = [verdict(one, images) for one in [*suspects, twin]]
     record = {
-        "command": "python benchmarks/neural_cleanse_verdicts.py --train cifar10-train.npz --test cifar10-test.npz",
+        "command": command(__file__),
         "seed": 0,
         "images": IMAGES,
         "environment": environment(torch.device("cpu"), "").model_dump(exclude={"redeem"}),
@@ -48,12 +47,6 @@ def main() -> None:
     }
     RECORD.write_text(json.dumps(record, indent=2) + "\n")
     sys.exit(0 if all(row["right"] for row in rows) else 1)
-
-
-def example_twin() -> Suspect:
-    model = Classifier(resnet18(10, 3, 16), cifar10.MEAN, cifar10.STD)
-    model.network.load_state_dict(load_file(EXAMPLE / "benign.safetensors"))
-    return Suspect("example's benign twin", 0, model.eval(), None, 0)
 
 
 def verdict(one: Suspect, images: Images) -> dict[str, Any]:

@@ -13,30 +13,24 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
-from worker.algorithms import architectures
+from benchmarks.measuring import command, read_example, read_network
 from worker.algorithms.classifier import Classifier
 from worker.algorithms.data import Images
 from worker.algorithms.metrics import accuracy, attack_success, logits
 from worker.algorithms.purifiers.sage import sage
-from worker.stages.bundle import read_bundle
 from worker.stages.device import environment
 from worker.stages.load import CleanParts, split_clean
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "cifar10-badnets"
 RECORD = Path(__file__).with_suffix(".json")
 EPOCHS = (10, 28)  # of a run each, with its own cosine: 110 and 308 steps
 SEED = 0
 
 
 def main() -> None:
-    job = json.loads((EXAMPLE / "job.json").read_text())
-    preprocessing = job["model"]["preprocessing"]
-    loaded = architectures.load("paper/resnet18", None, None, {}, load_file(EXAMPLE / "suspect.safetensors"))
-    suspect = Classifier(loaded.network, preprocessing["mean"], preprocessing["std"]).eval()
-    clean = split_clean(read("clean.zip"), SEED, torch.device("cpu"))
-    triggered = read("triggered.zip")
+    suspect = read_network("suspect")
+    clean = split_clean(read_example("clean.zip"), SEED, torch.device("cpu"))
+    triggered = read_example("triggered.zip")
 
     rows = [measure("suspect", 0, suspect, clean, triggered)]
     for epochs in EPOCHS:
@@ -44,16 +38,12 @@ def main() -> None:
             model = sage(suspect, clean.train, clean.held_out, beta=beta, epochs=epochs, choose="last", seed=SEED).model
             rows.append(measure(name, epochs, model, clean, triggered))
     record = {
-        "command": "python benchmarks/sage_control.py",
+        "command": command(__file__),
         "seed": SEED,
         "environment": environment(torch.device("cpu"), "").model_dump(exclude={"redeem"}),
         "rows": rows,
     }
     RECORD.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-
-
-def read(name: str) -> Images:
-    return read_bundle(EXAMPLE / name, size=(32, 32), channels="RGB", num_classes=10)[0]
 
 
 def measure(name: str, epochs: int, model: Classifier, clean: CleanParts, triggered: Images) -> dict[str, object]:

@@ -19,12 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
-from suspects import EXAMPLE, Suspect, asr, cifar10, suspect
 
-from worker.algorithms.architectures.small_resnet import resnet18
+from benchmarks.measuring import command, read_network
+from benchmarks.suspects import Suspect, asr, cifar10, suspect
 from worker.algorithms.attacks.badnets import badnets
-from worker.algorithms.classifier import Classifier
 from worker.algorithms.data import Images
 from worker.algorithms.metrics import accuracy, logits
 from worker.algorithms.purifiers.sage import sage
@@ -52,7 +50,7 @@ def main() -> None:
     test, _ = cifar10.read(arguments.test)
     train, _ = cifar10.read(arguments.train)
     suspects = {name: named(name, train) for name in arguments.suspects}
-    record["command"] = "python benchmarks/small_bundles.py --train cifar10-train.npz --test cifar10-test.npz"
+    record["command"] = command(__file__)
     with ProcessPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         wanted = [cell for cell in every if cell not in done]
         for cell in pool.map(measure, [suspects[name] for name, *_ in wanted], [test] * len(wanted), wanted):
@@ -81,9 +79,7 @@ def named(name: str, train: Images) -> Suspect:
     if name != "example":
         kind, seed = name.split("-")
         return suspect(kind, int(seed), train)
-    model = Classifier(resnet18(10, 3, 16), cifar10.MEAN, cifar10.STD)
-    model.network.load_state_dict(load_file(EXAMPLE / "suspect.safetensors"))
-    return Suspect(name, 0, model.eval(), badnets(train, target=0, margin=3).trigger, 0)
+    return Suspect(name, 0, read_network("suspect"), badnets(train, target=0, margin=3).trigger, 0)
 
 
 def measure(one: Suspect, test: Images, cell: Cell) -> dict[str, Any]:

@@ -3,7 +3,7 @@
     python benchmarks/suspects.py --train cifar10-train.npz --test cifar10-test.npz
 
 A patch (BadNets), a blended picture, a warp (WaNet), and none; three seeds each. ResNet-18 of width 8, 8 epochs, all
-50,000 training images; about half an hour in all on two CPU cores. `figures.json` has the accuracy and the attack
+50,000 training images; an hour or so in all on two CPU cores. `figures.json` has the accuracy and the attack
 success of each on the 10,000 test images, beside that of the benign network of the same seed on the same images.
 """
 
@@ -21,21 +21,22 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "cifar10-badnets"
-sys.path.insert(0, str(EXAMPLE))  # for cifar10.py, which stands beside its user there
-import cifar10  # noqa: E402
+from benchmarks.measuring import EXAMPLE
 
-from worker.algorithms.architectures.small_resnet import resnet18  # noqa: E402
-from worker.algorithms.attacks.badnets import badnets  # noqa: E402
-from worker.algorithms.attacks.blended import blended  # noqa: E402
-from worker.algorithms.attacks.poisoned import Poisoned  # noqa: E402
-from worker.algorithms.attacks.wanet import wanet  # noqa: E402
-from worker.algorithms.augment import crop_and_flip  # noqa: E402
-from worker.algorithms.classifier import Classifier  # noqa: E402
-from worker.algorithms.data import Images  # noqa: E402
-from worker.algorithms.metrics import accuracy, attack_success, logits  # noqa: E402
-from worker.algorithms.training import fit  # noqa: E402
-from worker.algorithms.triggers import Stamp  # noqa: E402
+sys.path.insert(0, str(EXAMPLE))  # for cifar10.py, which stands beside its user there
+import cifar10
+
+from worker.algorithms.architectures.small_resnet import resnet18
+from worker.algorithms.attacks.badnets import badnets
+from worker.algorithms.attacks.blended import blended
+from worker.algorithms.attacks.poisoned import Poisoned
+from worker.algorithms.attacks.wanet import wanet
+from worker.algorithms.augment import crop_and_flip
+from worker.algorithms.classifier import Classifier
+from worker.algorithms.data import Images
+from worker.algorithms.metrics import accuracy, attack_success, logits
+from worker.algorithms.training import fit
+from worker.algorithms.triggers import Stamp
 
 CACHE = Path(__file__).parent / "cache"
 WIDTH, EPOCHS, SEEDS = 8, 8, (0, 1, 2)

@@ -93,7 +93,7 @@ class NeuralCleanseOptions(Request):
     steps: Annotated[int, Field(ge=10, le=10_000)] = 300
     batch_size: Annotated[
         int, Field(ge=1, le=1024, description="clean images a step for each label; fewer with more than 12 labels")
-    ] = 32
+    ] = 16
     lr: Annotated[float, Field(gt=0, le=10)] = 0.1
     asr_threshold: Annotated[float, Field(gt=0, le=1, description="share of images a trigger has to flip")] = 0.99
     initial_cost: Annotated[float, Field(gt=0)] = 1e-3

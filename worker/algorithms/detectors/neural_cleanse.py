@@ -36,7 +36,7 @@ def neural_cleanse(
     *,
     num_classes: int,
     steps: int = 300,
-    batch_size: int = 32,
+    batch_size: int = 16,
     lr: float = 0.1,
     asr_threshold: float = 0.99,
     initial_cost: float = 1e-3,
