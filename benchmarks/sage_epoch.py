@@ -47,7 +47,14 @@ NEAR = 0.1  # of the mean loss of an epoch with augmentation, where the two side
 STEPS = 3
 BATCH = 64
 BOTH: dict[str, float] = {"lr": 0.01, "beta": 300.0, "averaging": 0.995}
-OURS: dict[str, Any] = {**BOTH, "own_logits": 1.0, "momentum": 0.9, "weight_decay": 1e-4, "schedule": "fixed"}
+OURS: dict[str, Any] = {
+    **BOTH,
+    "own_logits": 1.0,
+    "momentum": 0.9,
+    "weight_decay": 1e-4,
+    "schedule": "fixed",
+    "lr_scale": "none",
+}
 
 
 def main(words: list[str] | None = None) -> int:

@@ -15,6 +15,7 @@ from redeem.contract import Request
 SAGE_PAPER: dict[str, Any] = {
     "epochs": 100,
     "lr": 0.05,
+    "lr_scale": "none",
     "schedule": "dynamic",
     "period": 25,
     "augmentation": "none",
@@ -64,7 +65,10 @@ class SageOptions(Request):
         None, description="none: as many as the number of images needs; the report's history has them"
     )
     batch_size: Annotated[int, Field(ge=4, le=4096)] = 64
-    lr: Annotated[float, Field(gt=0, le=10)] = 0.02
+    lr: Annotated[float, Field(gt=0, le=10)] = 0.03
+    lr_scale: Literal["filters", "none"] = Field(
+        "filters", description="the rate of a weight is relative to the mean square of its filters' norms, or is `lr`"
+    )
     schedule: Literal["cosine", "dynamic", "fixed", "divided"] = Field(
         "cosine",
         description="the rate: down a cosine, halved by the paper's rule, fixed, or divided by 10 every two epochs",

@@ -1,13 +1,35 @@
-"""How the learning rate goes on after an epoch: SAGE's dynamic rule, the two that its paper compares it with, and the
-cosine that the lab found better on small bundles."""
+"""The learning rate: how it goes on after an epoch (SAGE's dynamic rule, the two that its paper compares it with, and
+the cosine that the lab found better on small bundles), and what it is for each weight."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
+
+from torch import nn
 
 Schedule = Literal["cosine", "dynamic", "fixed", "divided"]
+Scale = Literal["filters", "none"]
+CONVOLUTION = 4  # dimensions of its weight
+
+
+def parameter_groups(parameters: Sequence[nn.Parameter], scale: Scale) -> list[dict[str, Any]]:
+    """Groups for an optimiser. The rate of a group is to be `scale` (its entry) times the rate of the run.
+
+    With "filters" that is, for the weight of a convolution, the mean square of its filters' norms as they are now, and
+    1 for all other parameters. The same rate then means the same for networks that are the same but for the scale of
+    their filters. Batch norm makes that scale a matter of how a network was trained: a layer scaled by a gives the same
+    behind it, its gradient is 1/a of what it was, and a fixed rate turns it 1/a² as far (van Laarhoven 2017, "L2
+    regularization versus batch and weight normalization"). The paper's SAGE has one rate for all: "none".
+    """
+    if scale == "none":
+        return [{"params": list(parameters), "scale": 1.0}]
+    filters = [one for one in parameters if one.ndim == CONVOLUTION]
+    others = [one for one in parameters if one.ndim != CONVOLUTION]
+    groups = [{"params": [one], "scale": one.detach().flatten(1).square().sum(1).mean().item()} for one in filters]
+    return [*groups, {"params": others, "scale": 1.0}] if others else groups
 
 
 class Rule(Protocol):

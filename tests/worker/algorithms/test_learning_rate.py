@@ -3,9 +3,11 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pytest
+from torch import nn
 
-from worker.algorithms.learning_rate import DividingRule, HalvingRule, Schedule, rule
+from worker.algorithms.learning_rate import DividingRule, HalvingRule, Schedule, parameter_groups, rule
 
 
 def rates(losses: list[float], **rule: float) -> list[float]:
@@ -85,3 +87,25 @@ def test_a_rule_made_of_the_fields_of_another_goes_on_as_it_would(schedule: Sche
     got = [first.after_epoch(loss) for loss in losses[:4]]
     second = type(first)(**dataclasses.asdict(first))  # type: ignore[call-overload]
     assert got + [second.after_epoch(loss) for loss in losses[4:]] == expected
+
+
+def test_a_convolution_has_the_mean_square_of_its_filters_norms_and_all_else_one() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Conv2d(5, 5, 1), nn.Flatten(), nn.Linear(5, 2))
+    parameters = list(network.parameters())
+    first, second, others = parameter_groups(parameters, "filters")
+    for group, weight in ((first, network[0].weight), (second, network[2].weight)):
+        assert group["params"] == [weight]
+        values = weight.detach().numpy().reshape(len(weight), -1)
+        assert group["scale"] == pytest.approx(np.mean(np.linalg.norm(values, axis=1) ** 2))
+    assert others["scale"] == 1.0
+    assert {id(one) for group in (first, second, others) for one in group["params"]} == {id(one) for one in parameters}
+    assert len(others["params"]) == len(parameters) - 2
+
+
+def test_without_scale_there_is_one_group() -> None:
+    (group,) = parameter_groups(list(nn.Conv2d(3, 2, 3).parameters()), "none")
+    assert (len(group["params"]), group["scale"]) == (2, 1.0)
+
+
+def test_filters_alone_make_no_empty_group() -> None:
+    assert len(parameter_groups(list(nn.Conv2d(3, 2, 3, bias=False).parameters()), "filters")) == 1

@@ -17,7 +17,7 @@ from worker.algorithms.augment import crop, crop_and_flip, unchanged
 from worker.algorithms.checkpoint import Checkpoint, Keep, below, nested
 from worker.algorithms.data import Images
 from worker.algorithms.errors import Diverged
-from worker.algorithms.learning_rate import Rule, Schedule, rule
+from worker.algorithms.learning_rate import Rule, Scale, Schedule, parameter_groups, rule
 from worker.algorithms.metrics import accuracy, logits, mean_loss
 from worker.algorithms.notes import Note
 from worker.algorithms.purifiers.purified import Purified
@@ -33,13 +33,14 @@ ATTEMPTS = 2
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train, whatever the loss. `lr` is the first rate; `period` that of the dynamic rule, in epochs.
-    `averaging` is the decay a step of the averaged weights, 0 for none. `choose` takes the epoch of the lowest held-out
-    loss, or the last."""
+    """How to train, whatever the loss. `lr` is the first rate, and `lr_scale` what it is relative to
+    (`parameter_groups`); `period` is that of the dynamic rule, in epochs. `averaging` is the decay a step of the
+    averaged weights, 0 for none. `choose` takes the epoch of the lowest held-out loss, or the last."""
 
     epochs: int
     batch_size: int
     lr: float
+    lr_scale: Scale
     schedule: Schedule
     period: int
     momentum: float
@@ -93,16 +94,17 @@ class _State:
         self.history: list[dict[str, float]] = []
         self.rule: Rule = rule(recipe.schedule, recipe.lr, epochs=recipe.epochs, period=recipe.period)
         self.optimizer = torch.optim.SGD(
-            self.student.parameters(),
+            parameter_groups(list(self.student.parameters()), recipe.lr_scale),
             recipe.lr,
             momentum=recipe.momentum,
             nesterov=recipe.momentum > 0,
             weight_decay=recipe.weight_decay,
         )
+        self.set_rate(recipe.lr)
 
     def set_rate(self, lr: float) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["scale"]
 
     def checkpoint(self) -> Checkpoint:
         facts = {
@@ -129,8 +131,9 @@ class _State:
         self.best.load_state_dict(below("best", tensors))
         self.history, self.chosen = list(facts["history"]), facts["chosen"]
         self.rule = type(self.rule)(**facts["rule"])
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         for number, momentum in below("momentum", tensors).items():
-            parameter = self.optimizer.param_groups[0]["params"][int(number)]
+            parameter = parameters[int(number)]
             self.optimizer.state[parameter] = {"momentum_buffer": torch.empty_like(parameter).copy_(momentum)}
         self.set_rate(self.rule.lr)
 

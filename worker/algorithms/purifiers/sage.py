@@ -8,9 +8,9 @@ on a few clean images so that the attention maps of deep layers agree with those
 and halves the learning rate when the loss on held-out clean images stops falling (eq. 6; here an option).
 
 Where this differs from the paper: it selects the epoch on held-out clean images (the paper does not say how; looking
-at the attack success is not open to a defender), and the `service` defaults add four things that keep accuracy on
-small bundles: augmentation, a rate that falls along a cosine, averaged weights, and the suspect's own logits as soft
-labels. `PAPER` switches all four off.
+at the attack success is not open to a defender), and the `service` defaults add five things. Augmentation, a rate that
+falls along a cosine, averaged weights and the suspect's own logits as soft labels keep accuracy on small bundles; rates
+relative to the size of the weights suit networks however they were trained. `PAPER` switches all five off.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from worker.algorithms.attention import Attention, Distance, Function, Side, att
 from worker.algorithms.checkpoint import Checkpoint, Keep, keep_nothing
 from worker.algorithms.data import Images, as_float
 from worker.algorithms.errors import UnfitOptions
-from worker.algorithms.learning_rate import Schedule
+from worker.algorithms.learning_rate import Scale, Schedule
 from worker.algorithms.notes import Note
 from worker.algorithms.paths import Paths, resolve
 from worker.algorithms.purifiers.purified import Purified
@@ -40,6 +40,7 @@ from worker.algorithms.training import Loss, Progress, ignore
 PAPER: dict[str, Any] = {
     "epochs": 100,
     "lr": 0.05,
+    "lr_scale": "none",
     "schedule": "dynamic",
     "period": 25,
     "augmentation": "none",
@@ -69,7 +70,8 @@ def sage(
     paths: Paths = "adjacent",
     epochs: int | None = None,
     batch_size: int = 64,
-    lr: float = 0.02,
+    lr: float = 0.03,
+    lr_scale: Scale = "filters",
     schedule: Schedule = "cosine",
     period: int | None = None,
     momentum: float = 0.9,
@@ -107,6 +109,7 @@ def sage(
         epochs=epochs,
         batch_size=batch_size,
         lr=lr,
+        lr_scale=lr_scale,
         schedule=schedule,
         period=period or math.ceil(epochs / 6),
         momentum=momentum,

@@ -49,8 +49,9 @@ def test_it_is_the_attention_distances_that_remove_the_backdoor(suspect: Classif
     clean, test = noisy_stripes(700, seed=21), noisy_stripes(400, seed=23)
     stamped = Images(poisoned.trigger.stamp(test.pixels), test.labels)
     found = []
+    slow: dict[str, Any] = {"lr": 0.01, "lr_scale": "none", "epochs": 30, "schedule": "fixed", "choose": "last"}
     for beta in (300.0, 0.0):  # at a rate at which fine-tuning alone does nothing
-        model = sage(suspect, clean, HELD_OUT, beta=beta, lr=0.01, epochs=30, schedule="fixed", choose="last").model
+        model = sage(suspect, clean, HELD_OUT, beta=beta, **slow).model
         predictions = logits(model, stamped.pixels).argmax(1)
         success = attack_success(predictions, stamped, torch.zeros(400, dtype=torch.int64))
         assert success is not None
@@ -94,6 +95,7 @@ def test_history_has_what_was_measured_each_epoch(suspect: Classifier) -> None:
 
 def test_beta_zero_is_plain_fine_tuning_to_the_bit(suspect: Classifier) -> None:
     plainly: dict[str, Any] = {"own_logits": 0.0, "averaging": 0.0, "schedule": "fixed", "choose": "last"}
+    plainly["lr_scale"] = "none"
     control = sage(suspect, CLEAN, HELD_OUT, beta=0.0, lr=0.001, epochs=2, seed=4, **plainly)
     tuned = copy.deepcopy(suspect)
     optimizer = torch.optim.SGD(tuned.parameters(), 0.001, momentum=0.9, nesterov=True, weight_decay=1e-4)
@@ -164,7 +166,7 @@ def test_the_side_that_is_detached_is_not_drawn_to_the_other(suspect: Classifier
 
 def test_schedules_lead_the_learning_rate(suspect: Classifier) -> None:
     for schedule, expected in (("fixed", [0.02] * 4), ("divided", [0.02, 0.02, 0.002, 0.002])):
-        history = sage(suspect, CLEAN, HELD_OUT, epochs=4, lr=0.02, schedule=schedule).history
+        history = sage(suspect, CLEAN, HELD_OUT, epochs=4, lr=0.02, lr_scale="none", schedule=schedule).history
         assert [entry["lr"] for entry in history] == pytest.approx(expected)
 
 
@@ -213,10 +215,31 @@ def test_it_works_on_one_channel_and_on_odd_sizes() -> None:
     assert sage(model, digits, digits, epochs=1, augmentation="crop").chosen_epoch == 1
 
 
+def test_a_suspect_with_heavier_weights_is_purified_alike(suspect: Classifier) -> None:
+    heavy = copy.deepcopy(suspect)
+    for module in heavy.modules():
+        if isinstance(module, torch.nn.Conv2d):  # each with batch norm behind it, which makes up for it
+            module.weight.data *= 3.0
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean *= 3.0  # type: ignore[operator]
+            module.running_var *= 9.0  # type: ignore[operator]
+
+    def changed(lr_scale: str) -> float:
+        """How far apart the logits of the two end, beside how far those of the lighter one went."""
+        how: dict[str, Any] = {"epochs": 3, "averaging": 0.9, "lr_scale": lr_scale, "choose": "last"}
+        runs = [sage(one, CLEAN, HELD_OUT, **how).model for one in (suspect, heavy)]
+        before, light, heavier = (logits(model, HELD_OUT.pixels) for model in (suspect, *runs))
+        return float((light - heavier).norm() / (light - before).norm())
+
+    assert changed("filters") < 0.1
+    assert changed("none") > 0.3
+
+
 def test_the_papers_preset_has_the_papers_constants() -> None:
     paper = SageOptions(preset="paper")
     assert (paper.beta, paper.epochs, paper.lr, paper.batch_size, paper.period) == (300.0, 100, 0.05, 64, 25)
     assert (paper.momentum, paper.weight_decay, paper.augmentation) == (0.9, 1e-4, "none")
+    assert paper.lr_scale == "none"
     assert (paper.schedule, paper.attention, paper.p, paper.normalize) == ("dynamic", "sum_p", 2.0, True)
     assert (paper.distance, paper.detach, paper.paths) == ("mse", "none", "adjacent")
     assert (paper.averaging, paper.own_logits, paper.choose) == (0.0, 0.0, "last")
