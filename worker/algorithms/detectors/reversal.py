@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,11 +12,13 @@ from torch import Tensor, nn
 
 from worker.algorithms.data import Images, as_float
 from worker.algorithms.detectors.memory import inputs_at_once
+from worker.algorithms.folding import folded
 from worker.algorithms.precision import autocast
 from worker.algorithms.training import Progress, ignore
 from worker.algorithms.triggers import Trigger, blend
 
 WINDOW = 10  # steps between two looks at the attack success, and so between two changes of the costs
+TRIED = 16  # images that show whether the folded network is the same
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ def reverse_triggers(
     mask at the end of a successful window. Differs from the authors' code in the fixed number of steps (early stops
     make the norms of labels incomparable) and in starting at a small cost instead of zero.
 
-    The model is put in evaluation mode with frozen weights for the time, and left as it was. The host never waits for
-    the device.
+    The model is left as it is: a copy in evaluation mode with frozen weights and folded batch norms does the work. The
+    host never waits for the device.
     """
     device = images.pixels.device
     targets = torch.tensor(labels, device=device)
@@ -83,26 +84,26 @@ def reverse_triggers(
     optimizer = torch.optim.Adam([free], lr=lr, betas=(0.5, 0.9))
     cost = torch.full((len(labels),), initial_cost, device=device)
     best = _nothing_found(free)
-    with _frozen(model):
-        at_once = at_once or inputs_at_once(model, as_float(images.pixels[0]))
-        windows = _batches(len(images), steps, batch_size, seed).to(device).split(WINDOW)  # type: ignore[no-untyped-call]
-        for number, window in enumerate(windows, start=1):
-            hits, tries = torch.zeros(2, len(labels), device=device)
-            for batch in window:
-                values = _squash(free)
-                counts = (images.labels[batch] != targets[:, None]).float()
-                x = as_float(images.pixels[batch])
-                slopes, hit = _slopes(model, values.detach(), targets, x, counts, at_once)
-                slopes[:, 0] += cost[:, None, None]  # the slope of cost · ‖m‖₁
-                optimizer.zero_grad()
-                values.backward(slopes)  # type: ignore[no-untyped-call]
-                optimizer.step()
-                hits += hit
-                tries += counts.sum(1)
-            success = (hits >= asr_threshold * tries) & (tries > 0)
-            best = best.smaller(_as_triggers(values.detach(), success))
-            cost *= torch.where(success, cost_multiplier, cost_multiplier**-1.5)
-            progress(number / len(windows))
+    network = folded(model, as_float(images.pixels[:TRIED])).requires_grad_(False)
+    at_once = at_once or inputs_at_once(network, as_float(images.pixels[0]))
+    windows = _batches(len(images), steps, batch_size, seed).to(device).split(WINDOW)  # type: ignore[no-untyped-call]
+    for number, window in enumerate(windows, start=1):
+        hits, tries = torch.zeros(2, len(labels), device=device)
+        for batch in window:
+            values = _squash(free)
+            counts = (images.labels[batch] != targets[:, None]).float()
+            x = as_float(images.pixels[batch])
+            slopes, hit = _slopes(network, values.detach(), targets, x, counts, at_once)
+            slopes[:, 0] += cost[:, None, None]  # the slope of cost · ‖m‖₁
+            optimizer.zero_grad()
+            values.backward(slopes)  # type: ignore[no-untyped-call]
+            optimizer.step()
+            hits += hit
+            tries += counts.sum(1)
+        success = (hits >= asr_threshold * tries) & (tries > 0)
+        best = best.smaller(_as_triggers(values.detach(), success))
+        cost *= torch.where(success, cost_multiplier, cost_multiplier**-1.5)
+        progress(number / len(windows))
     return best
 
 
@@ -172,17 +173,3 @@ def _nothing_found(free: Tensor) -> ReversedTriggers:
 def _as_triggers(values: Tensor, reached: Tensor) -> ReversedTriggers:
     masks, patterns = values[:, :1], values[:, 1:]
     return ReversedTriggers(masks, patterns, masks.sum((1, 2, 3)), reached)
-
-
-@contextlib.contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and no gradients for weights: a backward pass then only computes those of the input."""
-    was_training = model.training
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    model.eval().requires_grad_(False)
-    try:
-        yield
-    finally:
-        model.train(was_training)
-        for parameter in trainable:
-            parameter.requires_grad_()
