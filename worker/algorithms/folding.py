@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them: the same function with a quarter less to compute."""
+"""Batch norms folded into the convolutions before them: the same function, without a pass over memory for each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def folded(model: nn.Module, x: Tensor) -> nn.Module:
     """
     plain = copy.deepcopy(model).eval()
     try:
-        network: nn.Module = _fold(fx.symbolic_trace(copy.deepcopy(plain)))
+        network: nn.Module = _fold(fx.symbolic_trace(plain))
         same = _same(plain, network, x)
     except Exception as error:  # an architecture can break tracing in any way it likes, and may
         logging.getLogger(__name__).info("batch norms not folded: %r", error)
