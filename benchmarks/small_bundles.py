@@ -50,12 +50,11 @@ def main() -> None:
     test, _ = cifar10.read(arguments.test)
     train, _ = cifar10.read(arguments.train)
     suspects = {name: named(name, train) for name in arguments.suspects}
-    record["command"] = command(__file__)
     with ProcessPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         wanted = [cell for cell in every if cell not in done]
         for cell in pool.map(measure, [suspects[name] for name, *_ in wanted], [test] * len(wanted), wanted):
             print({name: value for name, value in cell.items() if name != "environment"}, flush=True)
-            record["cells"].append(cell)
+            record["cells"].append(cell | {"command": command(__file__)})
             RECORD.write_text(json.dumps(record, indent=1) + "\n")
     for line in table(record["cells"]):
         print(line)
