@@ -59,7 +59,7 @@ def test_ctrl_c_stops_it_without_a_trace(start: Any, tmp_path: Path, living: Liv
     with Client(address["url"], Path(address["key_file"]).read_text().strip()) as client:
         assert list(client.jobs()) == []
     serving.send_signal(signal.SIGINT)
-    _, err = serving.communicate(timeout=60)  # a worker that is still starting hears it late on a busy machine
+    _, err = serving.communicate(timeout=60)  # its three processes may take 20 s together before they are killed
     assert (serving.returncode, "Traceback" in err) == (0, False)
     assert living(str(data)) == {}
 
