@@ -44,10 +44,10 @@ def attention_map(features: Tensor, function: Function = "sum_p", p: float = 2.0
 
     float32 whatever the features are in: squares summed over 512 channels overflow float16.
     """
-    magnitudes = features.float().abs()
+    features = features.float()
     if function == "sum":
-        return magnitudes.sum(1, keepdim=True)
-    powers = magnitudes.square() if p == 2 else magnitudes.pow(p)
+        return features.abs().sum(1, keepdim=True)
+    powers = features.square() if p == 2 else features.abs().pow(p)
     if function == "max_p":
         return powers.amax(1, keepdim=True)
     return powers.sum(1, keepdim=True) if function == "sum_p" else powers.mean(1, keepdim=True)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from worker.algorithms.data import Images, as_float
-from worker.algorithms.training import Loss
 
 Interval = tuple[float, float]
 
@@ -31,21 +30,6 @@ def logits(model: nn.Module, pixels: Tensor, *, batch_size: int = 256) -> Tensor
         parts.append(model(x).float())
     model.train(was_training)
     return torch.cat(parts)
-
-
-@torch.no_grad()
-def mean_loss(model: nn.Module, images: Images, loss: Loss, *, batch_size: int = 256) -> float:
-    """The mean of a training loss over images as they are, in evaluation mode. The model's mode is put back."""
-    was_training = model.training
-    model.eval()
-    total = torch.zeros((), device=images.pixels.device)
-    for pixels, labels in zip(
-        torch.split(images.pixels, batch_size), torch.split(images.labels, batch_size), strict=True
-    ):
-        x = as_float(pixels).contiguous(memory_format=torch.channels_last)
-        total += loss(model, x, labels) * len(labels)
-    model.train(was_training)
-    return (total / len(images)).item()
 
 
 def accuracy(predictions: Tensor, labels: Tensor) -> float:

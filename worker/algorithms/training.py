@@ -14,8 +14,8 @@ from worker.algorithms.data import Images, as_float
 from worker.algorithms.precision import autocast
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""(model, x float [0, 1] (N, C, H, W), labels (N,)) to a scalar. Forward passes run under autocast; reduce in
-float32."""
+"""(model, x float [0, 1] (N, C, H, W), labels (N,)) to a scalar. It calls the model once. Forward passes run under
+autocast; reduce in float32."""
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 """uint8 (N, C, H, W) and a generator to uint8 (N, C, H, W)."""
@@ -71,6 +71,31 @@ def train(
                 after_step()
                 total += value.detach() * len(index)
         yield (total / len(images)).item()
+
+
+@torch.no_grad()
+def validate(model: nn.Module, images: Images, loss: Loss, *, batch_size: int = 256) -> tuple[float, float]:
+    """The mean loss and the accuracy on images as they are, in evaluation mode and in the number format of training:
+    what may lead a run. For a report there is `metrics.py`, in float32. The model's mode is put back.
+
+    One forward pass gives both: the accuracy takes the logits that the model gives to the loss.
+    """
+    device, was_training = images.pixels.device, model.training
+    total, right = torch.zeros((), device=device), torch.zeros((), device=device)
+    given: list[Tensor] = []
+    hook = model.register_forward_hook(lambda module, x, logits: given.append(logits))
+    model.eval()
+    try:
+        for part in torch.split(torch.arange(len(images), device=device), batch_size):
+            x = as_float(images.pixels[part]).contiguous(memory_format=torch.channels_last)
+            labels = images.labels[part]
+            with autocast(device):
+                total += loss(model, x, labels) * len(part)
+            right += (given.pop().argmax(1) == labels).sum()
+    finally:
+        hook.remove()
+        model.train(was_training)
+    return (total / len(images)).item(), (right / len(images)).item()
 
 
 @contextlib.contextmanager

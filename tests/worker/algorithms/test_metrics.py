@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from tests.worker.algorithms.networks import noisy_stripes, small_classifier
 from worker.algorithms.data import Images
@@ -16,10 +15,8 @@ from worker.algorithms.metrics import (
     attack_success,
     drop_interval,
     logits,
-    mean_loss,
     wilson_interval,
 )
-from worker.algorithms.training import cross_entropy
 
 
 def triggered(labels: list[int]) -> Images:
@@ -59,14 +56,6 @@ def test_logits_do_not_depend_on_the_batch_size_and_keep_the_mode() -> None:
     assert torch.allclose(whole, logits(model, images.pixels, batch_size=7), atol=2e-2)
     assert model.training
     assert whole.dtype == torch.float32
-
-
-def test_mean_loss_is_the_mean_over_images_not_over_batches() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4)).eval()
-    images = noisy_stripes(10)
-    with torch.no_grad():
-        expected = nn.functional.cross_entropy(model(images.pixels.float() / 255), images.labels).item()
-    assert mean_loss(model, images, cross_entropy, batch_size=7) == pytest.approx(expected, rel=1e-2)
 
 
 def test_the_drop_is_counted_image_by_image() -> None:

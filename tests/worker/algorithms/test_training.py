@@ -11,7 +11,7 @@ from tests.worker.algorithms.networks import noisy_stripes, same_state, small_cl
 from worker.algorithms.augment import crop_and_flip, unchanged
 from worker.algorithms.classifier import Classifier
 from worker.algorithms.data import Images
-from worker.algorithms.training import cross_entropy, fit, train
+from worker.algorithms.training import cross_entropy, fit, train, validate
 
 
 def sgd(model: nn.Module) -> torch.optim.SGD:
@@ -130,3 +130,35 @@ def test_fit_ends_with_a_rate_of_zero() -> None:
     losses = list(fit(model, noisy_stripes(64), augment=unchanged, epochs=3, batch_size=32))
     assert len(losses) == 3
     assert losses[-1] == pytest.approx(min(losses), rel=0.5)
+
+
+def test_validation_is_over_images_not_over_batches_and_leaves_the_network_as_it_was() -> None:
+    model, images = small_classifier().train(), noisy_stripes(10)
+    before = copy.deepcopy(model)
+    with torch.no_grad():
+        logits = copy.deepcopy(model).eval()(images.pixels.float() / 255)
+    loss, accuracy = validate(model, images, cross_entropy, batch_size=7)
+    assert loss == pytest.approx(nn.functional.cross_entropy(logits, images.labels).item(), rel=2e-2)
+    assert accuracy == pytest.approx((logits.argmax(1) == images.labels).float().mean().item(), abs=0.1)
+    assert model.training
+    assert same_state(model, before)
+    assert not model._forward_hooks
+
+
+def test_validation_runs_the_network_once() -> None:
+    model, calls = small_classifier(), []
+    model.register_forward_hook(lambda module, x, logits: calls.append(len(logits)))
+    validate(model, noisy_stripes(10), cross_entropy, batch_size=7)
+    assert calls == [7, 3]
+
+
+def test_validation_gives_the_modes_back_when_the_loss_fails() -> None:
+    model = small_classifier().train()
+
+    def failing(network: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        validate(model, noisy_stripes(4), failing)
+    assert model.training
+    assert not model._forward_hooks

@@ -18,10 +18,10 @@ from worker.algorithms.checkpoint import Checkpoint, Keep, below, nested
 from worker.algorithms.data import Images
 from worker.algorithms.errors import Diverged
 from worker.algorithms.learning_rate import Rule, Scale, Schedule, parameter_groups, rule
-from worker.algorithms.metrics import accuracy, logits, mean_loss
+from worker.algorithms.metrics import accuracy, logits
 from worker.algorithms.notes import Note
 from worker.algorithms.purifiers.purified import Purified
-from worker.algorithms.training import Augment, Loss, Progress, train
+from worker.algorithms.training import Augment, Loss, Progress, train, validate
 
 Augmentation = Literal["none", "crop", "crop_and_flip"]
 Choice = Literal["held_out", "last"]
@@ -99,6 +99,7 @@ class _State:
             momentum=recipe.momentum,
             nesterov=recipe.momentum > 0,
             weight_decay=recipe.weight_decay,
+            fused=True,
         )
         self.set_rate(recipe.lr)
 
@@ -154,7 +155,7 @@ def _run(state: _State, clean: Images, held_out: Images, loss: Loss, progress: P
     )
     for epoch, training_loss in enumerate(training, start=len(state.history) + 1):
         measured = {"epoch": epoch, "lr": state.rule.lr, "training_loss": training_loss}
-        measured |= _held_out(state.average.module, held_out, loss)
+        measured["held_out_loss"], measured["held_out_accuracy"] = validate(state.average.module, held_out, loss)
         state.history.append(measured)
         _check_finite(measured)
         if recipe.choose == "last" or measured["held_out_loss"] == min(e["held_out_loss"] for e in state.history):
@@ -162,13 +163,6 @@ def _run(state: _State, clean: Images, held_out: Images, loss: Loss, progress: P
         state.set_rate(state.rule.after_epoch(measured["held_out_loss"]))
         checkpoint(state.checkpoint)
         progress(epoch / recipe.epochs)
-
-
-def _held_out(network: nn.Module, held_out: Images, loss: Loss) -> dict[str, float]:
-    return {
-        "held_out_loss": mean_loss(network, held_out, loss),
-        "held_out_accuracy": accuracy(logits(network, held_out.pixels).argmax(1), held_out.labels),
-    }
 
 
 def _check_finite(measured: dict[str, float]) -> None:

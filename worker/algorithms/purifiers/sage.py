@@ -29,6 +29,7 @@ from worker.algorithms.attention import Attention, Distance, Function, Side, att
 from worker.algorithms.checkpoint import Checkpoint, Keep, keep_nothing
 from worker.algorithms.data import Images, as_float
 from worker.algorithms.errors import UnfitOptions
+from worker.algorithms.folding import folded
 from worker.algorithms.learning_rate import Scale, Schedule
 from worker.algorithms.notes import Note
 from worker.algorithms.paths import Paths, resolve
@@ -97,13 +98,12 @@ def sage(
     Raises `TooFewTaps` for a network without two usable maps, `UnfitOptions` where taps, paths and betas do not fit
     together, `Diverged` when training fails twice.
     """
-    suspect = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    found = find_taps(suspect, as_float(clean.pixels[:PROBED]), taps)
+    few = as_float(clean.pixels[:PROBED])
+    found = find_taps(copy.deepcopy(model).eval(), few, taps)
     aligned = resolve(paths, [tap.name for tap in found.used])
     how = Attention(attention, p, normalize, distance, detach)
-    loss = _objective(
-        suspect, found.used, dict(zip(aligned, _weights(beta, len(aligned)), strict=True)), how, own_logits
-    )
+    betas = dict(zip(aligned, _weights(beta, len(aligned)), strict=True))
+    loss = _objective(folded(model, few), found.used, betas, how, own_logits)
     epochs = epochs or enough_epochs(len(clean), batch_size)
     recipe = Recipe(
         epochs=epochs,

@@ -16,6 +16,7 @@ from worker.algorithms.classifier import Classifier
 from worker.algorithms.data import Images, as_float
 from worker.algorithms.errors import TooFewTaps, UnfitOptions
 from worker.algorithms.metrics import attack_success, logits
+from worker.algorithms.precision import autocast
 from worker.algorithms.purifiers.sage import PAPER, divergence, sage
 from worker.algorithms.taps import find_taps, recording
 from worker.algorithms.training import cross_entropy as classification_loss
@@ -29,9 +30,10 @@ PAPERS = Attention()
 def attention_gap(
     model: Classifier, images: Images, how: Attention = PAPERS, paths: tuple[tuple[int, int], ...] = ADJACENT
 ) -> float:
-    """The sum of the attention distances over paths, by default adjacent ones: what SAGE is to bring down."""
+    """The sum of the attention distances over paths, by default adjacent ones: what SAGE is to bring down. In the
+    number format of training, as the held-out loss is."""
     taps = find_taps(model, as_float(images.pixels)).used
-    with recording(model, taps) as features, torch.no_grad():
+    with recording(model, taps) as features, torch.no_grad(), autocast(images.pixels.device):
         model(as_float(images.pixels))
     maps = [features[tap.name] for tap in taps]
     return sum(attention_distance(maps[shallow], maps[deep], how).item() for shallow, deep in paths)
@@ -62,8 +64,8 @@ def test_it_is_the_attention_distances_that_remove_the_backdoor(suspect: Classif
 
 def test_the_loss_is_cross_entropy_and_beta_times_the_gap(suspect: Classifier) -> None:
     result = sage(suspect, CLEAN, HELD_OUT, beta=300.0, epochs=1, own_logits=0.0, seed=0)
-    with torch.no_grad():
-        classification = cross_entropy(result.model(as_float(HELD_OUT.pixels)), HELD_OUT.labels).item()
+    with torch.no_grad(), autocast(HELD_OUT.pixels.device):
+        classification = cross_entropy(result.model(as_float(HELD_OUT.pixels)).float(), HELD_OUT.labels).item()
     expected = classification + 300.0 * attention_gap(result.model, HELD_OUT)
     assert result.history[0]["held_out_loss"] == pytest.approx(expected, rel=1e-3)
 
