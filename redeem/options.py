@@ -37,6 +37,23 @@ Tap = Annotated[int, Field(ge=1)] | Annotated[str, Field(max_length=200)]
 Path = tuple[Tap, Tap]
 
 
+Epochs = Annotated[int, Field(ge=1, le=1000)]
+BatchSize = Annotated[int, Field(ge=4, le=4096)]
+Rate = Annotated[float, Field(gt=0, le=10)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+WeightDecay = Annotated[float, Field(ge=0, lt=1)]
+Beta = Annotated[float | list[float], AfterValidator(_weights)]
+Schedule = Annotated[
+    Literal["cosine", "dynamic", "fixed", "divided"],
+    Field(description="the rate: down a cosine, halved by SAGE's rule, fixed, or divided by 10 every two epochs"),
+]
+Augmentation = Literal["none", "crop", "crop_and_flip"]
+Choice = Annotated[
+    Literal["held_out", "last"], Field(description="the epoch to give back: of the lowest held-out loss, or the last")
+]
+TapNames = Annotated[tuple[str, ...], Field(max_length=100, description="modules to read; none: they are found")]
+
+
 class SageOptions(Request):
     """Self-attention distillation: deep layers' attention maps are aligned with shallower ones' on clean images.
 
@@ -45,7 +62,7 @@ class SageOptions(Request):
     """
 
     preset: Literal["service", "paper"] = "service"
-    beta: Annotated[float | list[float], AfterValidator(_weights)] = Field(
+    beta: Beta = Field(
         300.0, description="weight of the attention distances, at least 0, one for all or one a path; 0 is the control"
     )
     attention: Literal["sum", "sum_p", "max_p", "mean_p"] = Field(
@@ -57,31 +74,28 @@ class SageOptions(Request):
         "mse", description="scale of L_SAD: mean of squares over pixels, their sum, or its root"
     )
     detach: Literal["none", "shallow", "deep"] = Field("none", description="the side that gets no gradient")
-    taps: Annotated[tuple[str, ...], Field(max_length=100, description="modules to read; none: they are found")] = ()
+    taps: TapNames = ()
     paths: Literal["adjacent", "skip", "all"] | Annotated[list[Path], Field(min_length=1, max_length=100)] = Field(
         "adjacent", description="pairs of taps to align, by number (from 1) or name"
     )
-    epochs: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+    epochs: Epochs | None = Field(
         None, description="none: as many as the number of images needs; the report's history has them"
     )
-    batch_size: Annotated[int, Field(ge=4, le=4096)] = 64
-    lr: Annotated[float, Field(gt=0, le=10)] = 0.03
+    batch_size: BatchSize = 64
+    lr: Rate = 0.03
     lr_scale: Literal["filters", "none"] = Field(
         "filters", description="the rate of a weight is relative to the mean square of its filters' norms, or is `lr`"
     )
-    schedule: Literal["cosine", "dynamic", "fixed", "divided"] = Field(
-        "cosine",
-        description="the rate: down a cosine, halved by the paper's rule, fixed, or divided by 10 every two epochs",
-    )
+    schedule: Schedule = "cosine"
     period: Annotated[int, Field(ge=1)] | None = Field(
         None, description="epochs between two checks of the dynamic rule; none: a sixth of them all"
     )
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 1e-4
-    augmentation: Literal["none", "crop", "crop_and_flip"] = "crop_and_flip"
+    momentum: Momentum = 0.9
+    weight_decay: WeightDecay = 1e-4
+    augmentation: Augmentation = "crop_and_flip"
     averaging: Annotated[float, Field(ge=0, lt=1, description="decay a step of the averaged weights; 0: none")] = 0.995
     own_logits: Annotated[float, Field(ge=0, description="weight of the suspect's own logits as soft labels")] = 1.0
-    choose: Literal["held_out", "last"] = "held_out"
+    choose: Choice = "held_out"
 
     @model_validator(mode="before")
     @classmethod
@@ -91,6 +105,38 @@ class SageOptions(Request):
         return given
 
 
+class FineTuningOptions(Request):
+    """Fine-tuning: all weights go on training on the clean images, by cross-entropy. The baseline of the others."""
+
+    epochs: Epochs = 50
+    batch_size: BatchSize = 64
+    lr: Rate = 0.01
+    schedule: Schedule = "cosine"
+    momentum: Momentum = 0.9
+    weight_decay: WeightDecay = 5e-4
+    augmentation: Augmentation = "crop_and_flip"
+    choose: Choice = "last"
+
+
+class NadOptions(Request):
+    """Neural attention distillation (ICLR 2021): a fine-tuned copy is the teacher of the suspect's attention maps."""
+
+    beta: Beta = Field(
+        1000.0, description="weight of the attention distances, at least 0, one for all or one a tap; 0 is fine-tuning"
+    )
+    taps: TapNames = ()
+    teacher_epochs: Epochs = 10
+    teacher_lr: Rate = 0.01
+    epochs: Epochs = 20
+    batch_size: BatchSize = 64
+    lr: Rate = 0.02
+    schedule: Schedule = "divided"
+    momentum: Momentum = 0.9
+    weight_decay: WeightDecay = 1e-4
+    augmentation: Augmentation = "crop_and_flip"
+    choose: Choice = "last"
+
+
 class NeuralCleanseOptions(Request):
     """Trigger reversal for every label, and the MAD anomaly index of the reversed masks' norms."""
 
@@ -98,12 +144,16 @@ class NeuralCleanseOptions(Request):
     batch_size: Annotated[
         int, Field(ge=1, le=1024, description="clean images a step for each label; fewer with more than 12 labels")
     ] = 16
-    lr: Annotated[float, Field(gt=0, le=10)] = 0.1
+    lr: Rate = 0.1
     asr_threshold: Annotated[float, Field(gt=0, le=1, description="share of images a trigger has to flip")] = 0.99
     initial_cost: Annotated[float, Field(gt=0)] = 1e-3
     cost_multiplier: Annotated[float, Field(gt=1)] = 1.5
     seeds: Annotated[int, Field(ge=1, le=20, description="searches; the norm of a label is its median over them")] = 1
 
 
-PURIFIER_OPTIONS: dict[str, type[Request]] = {"sage": SageOptions}
+PURIFIER_OPTIONS: dict[str, type[Request]] = {
+    "sage": SageOptions,
+    "fine_tuning": FineTuningOptions,
+    "nad": NadOptions,
+}
 DETECTOR_OPTIONS: dict[str, type[Request]] = {"neural_cleanse": NeuralCleanseOptions}

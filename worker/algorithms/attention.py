@@ -6,12 +6,15 @@ N gives it unit length.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from worker.algorithms.errors import UnfitOptions
 
 Function = Literal["sum", "sum_p", "max_p", "mean_p"]
 Distance = Literal["mse", "squares", "norm"]
@@ -78,3 +81,12 @@ def attention_distance(shallow: Tensor, deep: Tensor, how: Attention = Attention
         return norms.mean()
     squares = difference.square()
     return squares.mean() if how.distance == "mse" else squares.sum(1).mean()
+
+
+def one_each(beta: float | Sequence[float], count: int, what: str) -> list[float]:
+    """The weights of `count` distances: one number for all of them, or one each. `what` they are is for the error:
+    `UnfitOptions` where there are more or fewer weights."""
+    weights = [float(beta)] * count if isinstance(beta, int | float) else [float(one) for one in beta]
+    if len(weights) != count:
+        raise UnfitOptions(f"beta has {len(weights)} weights, and there are {count} {what}")
+    return weights

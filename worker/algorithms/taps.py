@@ -29,10 +29,12 @@ import torch
 from torch import Tensor, nn
 
 from worker.algorithms.errors import TooFewTaps, UnknownTap
+from worker.algorithms.notes import Note
 from worker.algorithms.trace import Call, Tap, has_weights, main_tensor, settled, trace
 
-__all__ = ["Skipped", "Tap", "Taps", "find_taps", "recording"]
+__all__ = ["PROBED", "Skipped", "Tap", "Taps", "find_taps", "notes_on", "recording"]
 
+PROBED = 16  # clean images on which a tap must not be dead
 MOST_BLOCKS = 4  # tapped in a network of one resolution: as many as a ResNet has stages
 LOCAL_POOLING = (nn.MaxPool2d, nn.AvgPool2d)
 UNCHANGING = (nn.Identity, nn.Dropout, nn.Dropout2d)
@@ -77,6 +79,14 @@ def find_taps(model: nn.Module, images: Tensor, names: Sequence[str] = ()) -> Ta
     if len(used) < 2:
         raise TooFewTaps(_too_few(used, [*stem, *skipped]))
     return Taps(used, skipped)
+
+
+def notes_on(taps: Taps) -> list[Note]:
+    """What the reader of a result should know of the taps that were skipped."""
+    if not taps.skipped:
+        return []
+    skipped = "; ".join(f"{skip.tap.name.removeprefix('network.')}: {skip.reason}" for skip in taps.skipped)
+    return [Note("taps_skipped", f"No attention was read at {skipped}.", "The option `taps` names others.")]
 
 
 @contextlib.contextmanager

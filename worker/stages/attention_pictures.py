@@ -19,13 +19,12 @@ from worker.algorithms.data import Images, as_float
 from worker.algorithms.detectors.reversal import ReversedTriggers
 from worker.algorithms.errors import TooFewTaps
 from worker.algorithms.metrics import logits
-from worker.algorithms.taps import Tap, find_taps, recording
+from worker.algorithms.taps import PROBED, Tap, find_taps, recording
 from worker.stages.drawing import AFTER, BEFORE, Picture, array, svg
 from worker.stages.load import Inputs
 
 Map = NDArray[np.float32]
 
-PROBED = 16  # images on which taps are looked for
 SHOWN = 2  # images of a kind
 BATCH = 64  # feature maps of all taps are in memory at once
 SQUARES = Attention(distance="squares")  # comparable over resolutions: 0 for equal maps, 2 for maps with nothing shared

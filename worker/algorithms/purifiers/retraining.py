@@ -34,21 +34,22 @@ ATTEMPTS = 2
 @dataclass(frozen=True)
 class Recipe:
     """How to train, whatever the loss. `lr` is the first rate, and `lr_scale` what it is relative to
-    (`parameter_groups`); `period` is that of the dynamic rule, in epochs. `averaging` is the decay a step of the
-    averaged weights, 0 for none. `choose` takes the epoch of the lowest held-out loss, or the last."""
+    (`parameter_groups`); `period` is that of the dynamic rule, in epochs; none: a sixth of them all. `averaging` is the
+    decay a step of the averaged weights, 0 for none. `choose` takes the epoch of the lowest held-out loss, or the
+    last."""
 
     epochs: int
     batch_size: int
     lr: float
     lr_scale: Scale
     schedule: Schedule
-    period: int
     momentum: float
     weight_decay: float
     augmentation: Augmentation
     averaging: float
     choose: Choice
     seed: int
+    period: int | None = None
 
 
 def retrain(
@@ -92,7 +93,9 @@ class _State:
         self.average = _average(self.student, recipe.averaging)
         self.best, self.chosen = copy.deepcopy(suspect), 0
         self.history: list[dict[str, float]] = []
-        self.rule: Rule = rule(recipe.schedule, recipe.lr, epochs=recipe.epochs, period=recipe.period)
+        self.rule: Rule = rule(
+            recipe.schedule, recipe.lr, epochs=recipe.epochs, period=recipe.period or math.ceil(recipe.epochs / 6)
+        )
         self.optimizer = torch.optim.SGD(
             parameter_groups(list(self.student.parameters()), recipe.lr_scale),
             recipe.lr,

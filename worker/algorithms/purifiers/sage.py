@@ -25,17 +25,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worker.algorithms.attention import Attention, Distance, Function, Side, attention_distance
+from worker.algorithms.attention import Attention, Distance, Function, Side, attention_distance, one_each
 from worker.algorithms.checkpoint import Checkpoint, Keep, keep_nothing
 from worker.algorithms.data import Images, as_float
-from worker.algorithms.errors import UnfitOptions
 from worker.algorithms.folding import folded
 from worker.algorithms.learning_rate import Scale, Schedule
-from worker.algorithms.notes import Note
 from worker.algorithms.paths import Paths, resolve
 from worker.algorithms.purifiers.purified import Purified
 from worker.algorithms.purifiers.retraining import Augmentation, Choice, Recipe, retrain
-from worker.algorithms.taps import Tap, Taps, find_taps, recording
+from worker.algorithms.taps import PROBED, Tap, find_taps, notes_on, recording
 from worker.algorithms.training import Loss, Progress, ignore
 
 PAPER: dict[str, Any] = {
@@ -52,7 +50,6 @@ PAPER: dict[str, Any] = {
 """The paper's settings for CIFAR-10, as options of `sage`; what is not here has the paper's value by default."""
 
 STEPS, FEWEST_EPOCHS = 240, 15
-PROBED = 16  # clean images on which a tap must not be dead
 TEMPERATURE = 2.0
 
 
@@ -102,7 +99,7 @@ def sage(
     found = find_taps(copy.deepcopy(model).eval(), few, taps)
     aligned = resolve(paths, [tap.name for tap in found.used])
     how = Attention(attention, p, normalize, distance, detach)
-    betas = dict(zip(aligned, _weights(beta, len(aligned)), strict=True))
+    betas = dict(zip(aligned, one_each(beta, len(aligned), "paths"), strict=True))
     loss = _objective(folded(model, few), found.used, betas, how, own_logits)
     epochs = epochs or enough_epochs(len(clean), batch_size)
     recipe = Recipe(
@@ -111,7 +108,7 @@ def sage(
         lr=lr,
         lr_scale=lr_scale,
         schedule=schedule,
-        period=period or math.ceil(epochs / 6),
+        period=period,
         momentum=momentum,
         weight_decay=weight_decay,
         augmentation=augmentation,
@@ -120,21 +117,13 @@ def sage(
         seed=seed,
     )
     purified = retrain(model, clean, held_out, loss, recipe, progress=progress, resume=resume, checkpoint=checkpoint)
-    return dataclasses.replace(purified, taps=found.used, notes=[*purified.notes, *_notes(found)])
+    return dataclasses.replace(purified, taps=found.used, notes=[*purified.notes, *notes_on(found)])
 
 
 def enough_epochs(images: int, batch_size: int) -> int:
     """What a small bundle lacks is steps as much as images: `STEPS` of them, and `FEWEST_EPOCHS` where there are many
     images. Measured on suspects of four kinds (docs/lab-notes.md)."""
     return max(FEWEST_EPOCHS, math.ceil(STEPS / math.ceil(images / batch_size)))
-
-
-def _weights(beta: float | Sequence[float], paths: int) -> list[float]:
-    """One β a path."""
-    weights = [float(beta)] * paths if isinstance(beta, int | float) else list(beta)
-    if len(weights) != paths:
-        raise UnfitOptions(f"beta has {len(weights)} weights, and there are {paths} paths")
-    return weights
 
 
 def _objective(
@@ -162,10 +151,3 @@ def divergence(predicted: Tensor, own: Tensor) -> Tensor:
     """T² · KL(own ‖ predicted) of logits (N, K) softened at temperature T = 2 (Hinton et al. 2015), averaged over N."""
     soft, target = F.log_softmax(predicted / TEMPERATURE, dim=1), F.log_softmax(own / TEMPERATURE, dim=1)
     return TEMPERATURE**2 * F.kl_div(soft, target, log_target=True, reduction="batchmean")
-
-
-def _notes(taps: Taps) -> list[Note]:
-    if not taps.skipped:
-        return []
-    skipped = "; ".join(f"{skip.tap.name.removeprefix('network.')}: {skip.reason}" for skip in taps.skipped)
-    return [Note("taps_skipped", f"No attention was read at {skipped}.", "The option `taps` names others.")]
