@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.measuring import command, read_network
-from benchmarks.suspects import Suspect, asr, cifar10, suspect
+from benchmarks.suspects import NAMES, SEEDS, Suspect, asr, cifar10, suspect
 from worker.algorithms.attacks.badnets import badnets
 from worker.algorithms.data import Images
 from worker.algorithms.metrics import accuracy, logits
@@ -64,11 +64,10 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", type=Path, required=True, help="cifar10-train.npz, 50,000 images")
     parser.add_argument("--test", type=Path, required=True, help="cifar10-test.npz, 10,000 images")
-    parser.add_argument(
-        "--suspects", nargs="+", default=["example", "patch-0", "blended-0", "warped-0", "none-0"], metavar="NAME"
-    )
+    every = ["example", *(f"{name}-{seed}" for name in NAMES for seed in SEEDS)]
+    parser.add_argument("--suspects", nargs="+", default=every, metavar="NAME")
     parser.add_argument("--sizes", nargs="+", type=int, default=SIZES)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--betas", nargs="+", type=float, default=BETAS)
     return parser.parse_args()
 
