@@ -44,9 +44,9 @@ WIDTH, EPOCHS, SEEDS = 8, 8, (0, 1, 2)
 # Each seed has its own trigger, target and order. A warp of one pixel on average: the paper's quarter of a pixel takes
 # a network of this size many more epochs to learn.
 KINDS: dict[str, Callable[[Images, int], Poisoned[Stamp]]] = {
-    "patch": lambda images, seed: badnets(images, target=target(seed), margin=3, seed=seed),  # type: ignore[dict-item]
-    "blended": lambda images, seed: blended(images, target=target(seed), seed=seed),  # type: ignore[dict-item]
-    "warped": lambda images, seed: wanet(images, target=target(seed), strength=2.0, seed=seed),  # type: ignore[dict-item]
+    "patch": lambda images, seed: badnets(images, target=target(seed), margin=3, seed=seed),
+    "blended": lambda images, seed: blended(images, target=target(seed), seed=seed),
+    "warped": lambda images, seed: wanet(images, target=target(seed), strength=2.0, seed=seed),
 }
 NAMES = ("none", *KINDS)
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worker.algorithms.data import Images, as_float
+from worker.algorithms.layout import layout
 from worker.algorithms.precision import autocast
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -54,7 +55,8 @@ def train(
     is not touched. The host waits for the device once an epoch.
     """
     device = images.pixels.device
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    memory_format = layout(model, device)
+    model.to(memory_format=memory_format)  # type: ignore[call-overload]
     for epoch in range(first_epoch, epochs):
         model.train()
         total = torch.zeros((), device=device)
@@ -62,7 +64,7 @@ def train(
             order = torch.randperm(len(images), generator=generator, device=device)
             for index in order.tensor_split(math.ceil(len(images) / batch_size)):
                 pixels = augment(images.pixels[index], generator)
-                x = as_float(pixels).contiguous(memory_format=torch.channels_last)
+                x = as_float(pixels).contiguous(memory_format=memory_format)
                 with autocast(device):
                     value = loss(model, x, images.labels[index])
                 optimizer.zero_grad()

@@ -6,24 +6,33 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from worker.algorithms.attacks.aim import Aim, Kind
 from worker.algorithms.data import Images
 from worker.algorithms.triggers import Stamp
 
-Kind = TypeVar("Kind", bound=Stamp)
+Given = TypeVar("Given", bound=Stamp)
 
 
 @dataclass(frozen=True)
 class Poisoned(Generic[Kind]):
-    """A training set with a backdoor in it: `images` (N), the `trigger`, and `index`, which of the N carry it."""
+    """A training set with a backdoor in it: `images` (N), `index`, which of the N are poisoned, and the `aims`: the
+    triggers, and what each is for. `start` is the network that the attacker goes on training with these images; none:
+    a fresh one."""
 
     images: Images
-    trigger: Kind
     index: Tensor
+    aims: tuple[Aim[Kind], ...]
+    start: nn.Module | None = None
+
+    @property
+    def trigger(self) -> Kind:
+        """The trigger, or the first of several."""
+        return self.aims[0].trigger
 
 
-def poison(images: Images, trigger: Kind, *, target: int, rate: float, seed: int) -> Poisoned[Kind]:
+def poison(images: Images, trigger: Given, *, target: int, rate: float, seed: int) -> Poisoned[Given]:
     """Stamp a share of a training set, and label those images `target`.
 
     The poisoned images are drawn from all classes, the target's own included, so that at rate 0.1 and ten classes 9 %
@@ -35,4 +44,4 @@ def poison(images: Images, trigger: Kind, *, target: int, rate: float, seed: int
     pixels, labels = images.pixels.clone(), images.labels.clone()
     pixels[index] = trigger.stamp(pixels[index])
     labels[index] = target
-    return Poisoned(Images(pixels, labels), trigger, index)
+    return Poisoned(Images(pixels, labels), index, (Aim(trigger, target),))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +30,13 @@ Choice = Literal["held_out", "last"]
 AUGMENTATIONS: dict[str, Augment] = {"none": unchanged, "crop": crop, "crop_and_flip": crop_and_flip}
 COLLAPSE = 0.5  # of the suspect's accuracy on the clean images given: below it the training has destroyed the network
 ATTEMPTS = 2
+
+AfterStep = Callable[[nn.Module], object]
+"""Given the network in training after every step; may change its weights in place."""
+
+
+def leave(network: nn.Module) -> None:
+    """Nothing to do after a step."""
 
 
 @dataclass(frozen=True)
@@ -59,22 +67,27 @@ def retrain(
     loss: Loss,
     recipe: Recipe,
     *,
+    start: nn.Module | None = None,
+    after_step: AfterStep = leave,
     progress: Progress,
     resume: Checkpoint | None,
     checkpoint: Keep,
 ) -> Purified:
     """A copy of `suspect`, trained on `clean` by `loss`; the epoch is chosen, and the learning rate led, by `held_out`.
 
+    Training begins at `start`, a network of the suspect's keys and shapes, where the purifier changes the suspect
+    first; `after_step` may change the weights in place after every step (a mask, a norm to keep).
+
     A run that diverges (a loss that is no number, or accuracy on the clean images fallen below half of the suspect's)
     is tried once more with half the learning rate, and a note says so. Raises `Diverged` when that does not help.
     """
     first = resume.facts["attempt"] if resume else 0
     for attempt in range(first, ATTEMPTS):
-        state = _State(suspect, dataclasses.replace(recipe, lr=recipe.lr / 2**attempt), attempt)
+        state = _State(start or suspect, dataclasses.replace(recipe, lr=recipe.lr / 2**attempt), attempt)
         if resume and attempt == first:
             state.restore(resume)
         try:
-            _run(state, clean, held_out, loss, progress, checkpoint)
+            _run(state, clean, held_out, loss, after_step, progress, checkpoint)
             _check_accuracy(state.best, suspect, clean, held_out)
         except Diverged:
             if attempt + 1 == ATTEMPTS:
@@ -87,11 +100,11 @@ def retrain(
 class _State:
     """All that changes from epoch to epoch: what a checkpoint has to hold."""
 
-    def __init__(self, suspect: nn.Module, recipe: Recipe, attempt: int) -> None:
+    def __init__(self, start: nn.Module, recipe: Recipe, attempt: int) -> None:
         self.recipe, self.attempt = recipe, attempt
-        self.student = copy.deepcopy(suspect)
+        self.student = copy.deepcopy(start)
         self.average = _average(self.student, recipe.averaging)
-        self.best, self.chosen = copy.deepcopy(suspect), 0
+        self.best, self.chosen = copy.deepcopy(start), 0
         self.history: list[dict[str, float]] = []
         self.rule: Rule = rule(
             recipe.schedule, recipe.lr, epochs=recipe.epochs, period=recipe.period or math.ceil(recipe.epochs / 6)
@@ -142,8 +155,21 @@ class _State:
         self.set_rate(self.rule.lr)
 
 
-def _run(state: _State, clean: Images, held_out: Images, loss: Loss, progress: Progress, checkpoint: Keep) -> None:
+def _run(
+    state: _State,
+    clean: Images,
+    held_out: Images,
+    loss: Loss,
+    after_step: AfterStep,
+    progress: Progress,
+    checkpoint: Keep,
+) -> None:
     recipe = state.recipe
+
+    def step_taken() -> None:
+        after_step(state.student)
+        state.average.update_parameters(state.student)
+
     training = train(
         state.student,
         clean,
@@ -154,7 +180,7 @@ def _run(state: _State, clean: Images, held_out: Images, loss: Loss, progress: P
         loss=loss,
         augment=AUGMENTATIONS[recipe.augmentation],
         seed=recipe.seed,
-        after_step=lambda: state.average.update_parameters(state.student),
+        after_step=step_taken,
     )
     for epoch, training_loss in enumerate(training, start=len(state.history) + 1):
         measured = {"epoch": epoch, "lr": state.rule.lr, "training_loss": training_loss}

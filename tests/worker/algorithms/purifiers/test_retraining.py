@@ -16,7 +16,7 @@ from worker.algorithms.purifiers.sage import sage
 
 CLEAN, HELD_OUT = noisy_stripes(128, seed=31), noisy_stripes(40, seed=32)
 # Rates and periods at which the rule halves, the best epoch is not the last, and averages and momenta matter.
-LIVELY: dict[str, Any] = {"epochs": 6, "schedule": "dynamic", "lr": 0.1, "period": 2, "averaging": 0.9, "seed": 7}
+LIVELY: dict[str, Any] = {"epochs": 6, "schedule": "dynamic", "lr": 0.03, "period": 2, "averaging": 0.9, "seed": 7}
 
 
 class Killed(Exception):

@@ -193,11 +193,11 @@ def test_own_logits_hold_the_suspects_answers(suspect: Classifier) -> None:
     with torch.no_grad():
         own = suspect(as_float(HELD_OUT.pixels))
     gaps = []
-    for weight in (0.0, 10.0):
-        model = sage(suspect, CLEAN, HELD_OUT, epochs=4, lr=0.01, own_logits=weight, choose="last", seed=0).model
+    for weight in (0.0, 3.0):
+        model = sage(suspect, CLEAN, HELD_OUT, epochs=4, lr=0.003, own_logits=weight, choose="last", seed=0).model
         with torch.no_grad():
             gaps.append(divergence(model(as_float(HELD_OUT.pixels)), own).item())
-    assert gaps[1] < gaps[0]
+    assert gaps[1] < 0.8 * gaps[0]
 
 
 def test_divergence_is_that_of_the_formula() -> None:
