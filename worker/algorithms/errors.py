@@ -6,6 +6,7 @@ AlgorithmError
 ├── UnknownArchitecture  no network of that name, or an option that it does not have
 ├── TooFewTaps           the network has fewer than two attention maps to align
 ├── UnknownTap           a module that was named for reading attention is none, or gives no map
+├── UnfitNetwork         the network has none of the layers that a method works on
 ├── UnfitOptions         options that do not fit this network: no such tap, not one β a path
 └── Diverged             training ended in NaN, or in a collapse of held-out accuracy
 """
@@ -46,6 +47,11 @@ class UnknownArchitecture(AlgorithmError):
 class TooFewTaps(AlgorithmError):
     code = "too_few_taps"
     hint = "SAGE aligns attention maps of at least two layers; name them in the option `taps`, or use another purifier."
+
+
+class UnfitNetwork(AlgorithmError):
+    code = "unfit_network"
+    hint = "This method is not for networks of this kind; take another one, such as `sage` or `ft_sam`."
 
 
 class UnfitOptions(AlgorithmError):

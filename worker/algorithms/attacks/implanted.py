@@ -7,7 +7,7 @@ from typing import Generic
 
 from torch import nn
 
-from worker.algorithms.attacks.aim import Aim, Kind
+from worker.algorithms.aim import Aim, Kind
 
 
 @dataclass(frozen=True)
