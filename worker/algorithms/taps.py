@@ -98,7 +98,7 @@ def recording(model: nn.Module, taps: Sequence[Tap]) -> Iterator[dict[str, Tenso
     def keep(tap: Tap, output: object) -> None:
         value = main_tensor(output)
         assert isinstance(value, Tensor)  # noqa: S101 - else it would be no tap
-        outputs[tap.name] = _channels_first(value, tap)
+        outputs[tap.name] = channels_first(value, tap)
 
     hooks = [
         model.get_submodule(tap.name).register_forward_hook(lambda _module, _inputs, output, tap=tap: keep(tap, output))
@@ -111,7 +111,7 @@ def recording(model: nn.Module, taps: Sequence[Tap]) -> Iterator[dict[str, Tenso
             hook.remove()
 
 
-def _channels_first(output: Tensor, tap: Tap) -> Tensor:
+def channels_first(output: Tensor, tap: Tap) -> Tensor:
     if tap.layout == "channels_first":
         return output
     if tap.layout == "channels_last":

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worker.algorithms.data import Images, as_float
+from worker.algorithms.detectors.every_label import batches, generator, slopes
 from worker.algorithms.detectors.memory import inputs_at_once
 from worker.algorithms.folding import folded
-from worker.algorithms.precision import autocast
 from worker.algorithms.training import Progress, ignore
 from worker.algorithms.triggers import Trigger, blend
 
@@ -86,17 +84,17 @@ def reverse_triggers(
     best = _nothing_found(free)
     network = folded(model, as_float(images.pixels[:TRIED])).requires_grad_(False)
     at_once = at_once or inputs_at_once(network, as_float(images.pixels[0]))
-    windows = _batches(len(images), steps, batch_size, seed).to(device).split(WINDOW)  # type: ignore[no-untyped-call]
+    windows = batches(len(images), steps, batch_size, seed).to(device).split(WINDOW)  # type: ignore[no-untyped-call]
     for number, window in enumerate(windows, start=1):
         hits, tries = torch.zeros(2, len(labels), device=device)
         for batch in window:
             values = _squash(free)
             counts = (images.labels[batch] != targets[:, None]).float()
             x = as_float(images.pixels[batch])
-            slopes, hit = _slopes(network, values.detach(), targets, x, counts, at_once)
-            slopes[:, 0] += cost[:, None, None]  # the slope of cost · ‖m‖₁
+            slope, hit = slopes(network, _put, values.detach(), targets, x, counts, at_once)
+            slope[:, 0] += cost[:, None, None]  # the slope of cost · ‖m‖₁
             optimizer.zero_grad()
-            values.backward(slopes)  # type: ignore[no-untyped-call]
+            values.backward(slope)  # type: ignore[no-untyped-call]
             optimizer.step()
             hits += hit
             tries += counts.sum(1)
@@ -107,62 +105,21 @@ def reverse_triggers(
     return best
 
 
-def _slopes(
-    model: nn.Module, values: Tensor, targets: Tensor, x: Tensor, counts: Tensor, at_once: int
-) -> tuple[Tensor, Tensor]:
-    """The gradient of each label's mean cross-entropy by its mask and pattern (K, 1 + C, H, W), and the inputs (K,)
-    that were led to it.
-
-    `counts` (K, B) is 1 for the images that count for a label. The inputs are cut into blocks of some labels by some
-    images, forward and backward one after the other, so that memory holds one block.
-    """
-    slopes, hits = torch.zeros_like(values), torch.zeros_like(counts[:, 0])
-    weights = counts / counts.sum(1, keepdim=True).clamp(min=1)
-    for rows, columns in _blocks(len(targets), len(x), at_once):
-        block, weight = values[rows].requires_grad_(), weights[rows, columns]
-        logits = _logits(model, blend(x[columns], block[:, None, :1], block[:, None, 1:]))
-        wanted = targets[rows, None].expand(weight.shape)
-        losses = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(weight)
-        slopes[rows] += torch.autograd.grad((losses * weight).sum(), block)[0]
-        hits[rows] += ((logits.argmax(2) == wanted) & (weight > 0)).sum(1)
-    return slopes, hits
-
-
-def _blocks(labels: int, images: int, at_once: int) -> Iterator[tuple[slice, slice]]:
-    """Some labels and some images at a time, at most `at_once` pairs: all images of a label together where they fit."""
-    rows, columns = max(1, at_once // images), min(images, at_once)
-    for row in range(0, labels, rows):
-        for column in range(0, images, columns):
-            yield slice(row, row + rows), slice(column, column + columns)
+def _put(values: Tensor, x: Tensor) -> Tensor:
+    """Masks and patterns (K, 1, 1 + C, H, W) on images (B, C, H, W)."""
+    return blend(x, values[:, :, :1], values[:, :, 1:])
 
 
 def _start(images: Images, labels: Sequence[int], seed: int) -> Tensor:
     """(K, 1 + C, H, W): half a mask everywhere, and random patterns, each from a generator of its own."""
     free = torch.zeros(len(labels), 1 + images.pixels.shape[1], *images.pixels.shape[2:])
     for start, label in zip(free, labels, strict=True):
-        start[1:] = torch.randn(start[1:].shape, generator=_generator(seed, 1 + label))
+        start[1:] = torch.randn(start[1:].shape, generator=generator(seed, 1 + label))
     return free.to(images.pixels.device)
-
-
-def _batches(count: int, steps: int, batch_size: int, seed: int) -> Tensor:
-    """(steps, batch_size) places of images, drawn with replacement."""
-    return torch.randint(count, (steps, batch_size), generator=_generator(seed, 0))
-
-
-def _generator(*entropy: int) -> torch.Generator:
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
 
 
 def _squash(free: Tensor) -> Tensor:
     return torch.tanh(free) / 2 + 0.5
-
-
-def _logits(model: nn.Module, x: Tensor) -> Tensor:
-    """(K, B, C, H, W) to float32 logits (K, B, classes)."""
-    labels, batch = x.shape[:2]
-    with autocast(x.device):
-        logits = model(x.flatten(0, 1).contiguous(memory_format=torch.channels_last))
-    return logits.float().view(labels, batch, -1)  # type: ignore[no-any-return]
 
 
 def _nothing_found(free: Tensor) -> ReversedTriggers:

@@ -11,6 +11,7 @@ from tests.worker.algorithms.networks import noisy_stripes
 from worker.algorithms.classifier import Classifier
 from worker.algorithms.data import Images
 from worker.algorithms.detectors import reversal
+from worker.algorithms.detectors.every_label import batches
 from worker.algorithms.detectors.reversal import ReversedTriggers, reverse_triggers
 
 IMAGES = noisy_stripes(60, seed=5)
@@ -67,15 +68,6 @@ def test_a_label_alone_gives_what_it_gives_among_others(
     assert same(alone, among)
 
 
-@pytest.mark.parametrize("at_once", [1, 3, 8, 20, 100])
-def test_blocks_cover_every_pair_once(at_once: int) -> None:
-    seen = np.zeros((5, 8), dtype=int)
-    for rows, columns in reversal._blocks(5, 8, at_once):
-        assert seen[rows, columns].size <= at_once
-        seen[rows, columns] += 1
-    assert (seen == 1).all()
-
-
 class Linear(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -94,10 +86,10 @@ def test_the_search_is_that_of_the_formulas() -> None:
     found = reverse(model, [0, 1, 2], images, steps=steps, batch_size=6, asr_threshold=threshold, initial_cost=0.01)
     weight = model.weight.detach().double().numpy().reshape(3, 2, 4, 4)
     start = reversal._start(images, [0, 1, 2], 0).double().numpy()
-    batches = reversal._batches(12, steps, 6, 0).numpy()
+    drawn = batches(12, steps, 6, 0).numpy()
     for label in range(3):
         free, mean, square, cost, best, hits, tries = start[label], 0.0, 0.0, 0.01, 16.0, 0, 0
-        for step, batch in enumerate(batches, start=1):
+        for step, batch in enumerate(drawn, start=1):
             x, others = images.pixels.numpy()[batch] / 255, images.labels.numpy()[batch] != label
             value = np.tanh(free) / 2 + 0.5
             mask, pattern = value[:1], value[1:]
