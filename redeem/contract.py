@@ -372,7 +372,8 @@ class PurifierSummary(Resource):
     chosen_epoch: int
     taps: list[Tap] = []
     history: list[dict[str, float]]
-    """One entry an epoch, measured on the training and held-out parts of the clean bundle."""
+    """One entry an epoch, or a step of a search (`epoch` numbers either), measured on the clean bundle's training and
+    held-out parts."""
 
 
 class Environment(Resource):

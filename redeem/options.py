@@ -51,6 +51,7 @@ Augmentation = Literal["none", "crop", "crop_and_flip"]
 Choice = Annotated[
     Literal["held_out", "last"], Field(description="the epoch to give back: of the lowest held-out loss, or the last")
 ]
+MaxDrop = Annotated[float, Field(ge=0, le=1, description="held-out accuracy at whose loss pruning stops")]
 TapNames = Annotated[tuple[str, ...], Field(max_length=100, description="modules to read; none: they are found")]
 
 
@@ -137,6 +138,149 @@ class NadOptions(Request):
     choose: Choice = "last"
 
 
+class PruningOptions(Request):
+    """Pruning (RAID 2018): the channels of the last stage that sleep on clean images, as long as accuracy stays."""
+
+    max_drop: MaxDrop = 0.05
+
+
+class FinePruningOptions(Request):
+    """Fine-Pruning (RAID 2018): pruned as by `pruning`, then fine-tuned; what was pruned stays so."""
+
+    max_drop: MaxDrop = 0.05
+    epochs: Epochs = 50
+    batch_size: BatchSize = 64
+    lr: Rate = 0.01
+    schedule: Schedule = "cosine"
+    momentum: Momentum = 0.9
+    weight_decay: WeightDecay = 5e-4
+    augmentation: Augmentation = "crop_and_flip"
+    choose: Choice = "last"
+
+
+class AnpOptions(Request):
+    """Adversarial neuron pruning (NeurIPS 2021): the channels of batch norms that small perturbations upset most."""
+
+    epsilon: Annotated[float, Field(ge=0, le=10, description="size of the perturbation, of scale and shift")] = 0.4
+    alpha: Annotated[float, Field(ge=0, le=1, description="weight of the loss without perturbation")] = 0.2
+    steps: Annotated[int, Field(ge=1, le=100_000, description="in which the mask is learnt")] = 2000
+    batch_size: BatchSize = 128
+    lr: Rate = 0.2
+    momentum: Momentum = 0.9
+    augmentation: Augmentation = "crop_and_flip"
+    max_drop: MaxDrop = 0.05
+
+
+class ClpOptions(Request):
+    """Channel Lipschitzness-based pruning (ECCV 2022): channels that could grow far more than others of their layer."""
+
+    u: Annotated[float, Field(ge=0, le=100, description="standard deviations above the mean")] = 3.0
+
+
+class FtSamOptions(Request):
+    """Fine-tuning by sharpness-aware minimisation (ICCV 2023): it shrinks large weights, which backdoors live in."""
+
+    rho: Annotated[float, Field(ge=0, le=100, description="radius of the neighbourhood; 0 is fine-tuning")] = 2.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    epochs: Epochs = 100
+    batch_size: BatchSize = 64
+    lr: Rate = 0.01
+    schedule: Schedule = "cosine"
+    momentum: Momentum = 0.9
+    weight_decay: WeightDecay = 5e-4
+    augmentation: Augmentation = "crop_and_flip"
+    choose: Choice = "last"
+
+
+class FstOptions(Request):
+    """Feature shift tuning (NeurIPS 2023): a new head is pushed off the suspect's, and the features follow."""
+
+    alpha: Annotated[
+        float, Field(ge=0, le=1000, description="weight of the inner product with the old head; small for many classes")
+    ] = 0.1
+    epochs: Epochs = 10
+    batch_size: BatchSize = 64
+    lr: Rate = 0.01
+    schedule: Schedule = "cosine"
+    momentum: Momentum = 0.9
+    weight_decay: WeightDecay = 5e-4
+    augmentation: Augmentation = "crop_and_flip"
+    choose: Choice = "last"
+
+
+class McrOptions(Request):
+    """Mode connectivity repair (ICLR 2020): a point of a curve of accurate networks, from the suspect to a fine-tuned
+    copy."""
+
+    points: Annotated[
+        tuple[Annotated[float, Field(ge=0, le=1)], ...],
+        Field(min_length=1, max_length=100, description="t to choose from: 0 is the suspect, 1 the fine-tuned copy"),
+    ] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    tolerance: Annotated[
+        float, Field(ge=0, le=1, description="held-out accuracy that a point farther from the ends may cost")
+    ] = 0.03
+    end_epochs: Epochs = 50
+    end_lr: Rate = 0.01
+    epochs: Epochs = 100
+    batch_size: BatchSize = 64
+    lr: Rate = 0.01
+    schedule: Schedule = "cosine"
+    momentum: Momentum = 0.9
+    weight_decay: WeightDecay = 5e-4
+    augmentation: Augmentation = "crop_and_flip"
+    choose: Choice = "last"
+
+
+class IBauOptions(Request):
+    """Backdoor adversarial unlearning (ICLR 2022), reduced: trained against one perturbation that misleads on nearly
+    all images."""
+
+    radius: Annotated[
+        float, Field(ge=0, le=1, description="root mean square of the perturbation, of [0, 1]; 0 is fine-tuning")
+    ] = 0.05
+    step: Annotated[float, Field(gt=0, le=2, description="one step of its ascent, of the radius")] = 0.2
+    share: Annotated[float, Field(ge=0, le=1, description="of a batch that carries it")] = 0.5
+    epochs: Epochs = 30
+    batch_size: BatchSize = 64
+    lr: Rate = 0.01
+    schedule: Schedule = "cosine"
+    momentum: Momentum = 0.9
+    weight_decay: WeightDecay = 5e-4
+    augmentation: Augmentation = "crop_and_flip"
+    choose: Choice = "last"
+
+
+class UnlearningOptions(Request):
+    """Unlearning by Neural Cleanse (S&P 2019): fine-tuned with the reversed trigger on images with true labels."""
+
+    share: Annotated[float, Field(ge=0, le=1, description="of a batch that is stamped; 0 is fine-tuning")] = 0.2
+    steps: Annotated[int, Field(ge=10, le=10_000, description="of Neural Cleanse")] = 300
+    epochs: Epochs = 20
+    batch_size: BatchSize = 64
+    lr: Rate = 0.01
+    schedule: Schedule = "cosine"
+    momentum: Momentum = 0.9
+    weight_decay: WeightDecay = 5e-4
+    augmentation: Augmentation = "crop_and_flip"
+    choose: Choice = "last"
+
+
+class AutoOptions(Request):
+    """SAGE first, and the next of a ladder where what can be known without a trigger says that it was not enough."""
+
+    ladder: Annotated[
+        tuple[Literal["sage", "clp", "unlearning", "i_bau", "ft_sam"], ...],
+        Field(min_length=1, max_length=10, description="purifiers to try, in this order"),
+    ] = ("sage", "clp", "unlearning", "i_bau")
+    max_drop: Annotated[float, Field(gt=0, le=1, description="of held-out accuracy, at which an attempt is enough")] = (
+        0.03
+    )
+    max_residue: Annotated[
+        float, Field(gt=0, le=1, description="of a backdoor, by reversed triggers and faint patterns")
+    ] = 0.2
+    steps: Annotated[int, Field(ge=10, le=10_000, description="of Neural Cleanse")] = 300
+
+
 class NeuralCleanseOptions(Request):
     """Trigger reversal for every label, and the MAD anomaly index of the reversed masks' norms."""
 
@@ -155,5 +299,15 @@ PURIFIER_OPTIONS: dict[str, type[Request]] = {
     "sage": SageOptions,
     "fine_tuning": FineTuningOptions,
     "nad": NadOptions,
+    "pruning": PruningOptions,
+    "fine_pruning": FinePruningOptions,
+    "anp": AnpOptions,
+    "clp": ClpOptions,
+    "ft_sam": FtSamOptions,
+    "fst": FstOptions,
+    "mcr": McrOptions,
+    "i_bau": IBauOptions,
+    "unlearning": UnlearningOptions,
+    "auto": AutoOptions,
 }
 DETECTOR_OPTIONS: dict[str, type[Request]] = {"neural_cleanse": NeuralCleanseOptions}

@@ -102,12 +102,15 @@ def _dots(axis: Axes, found: NeuralCleanse, color: str, name: str) -> None:
 
 
 def _history(history: list[dict[str, float]]) -> Figure:
+    """Of the epochs, or, where nothing was trained, of the steps of a search: these have no training loss."""
     figure = Figure(figsize=(8.4, 3.2), layout="constrained")
     axis = figure.subplots()
     epochs = [entry["epoch"] for entry in history]
     for name, color in (("training_loss", BEFORE), ("held_out_loss", AFTER)):
-        axis.plot(epochs, [entry[name] for entry in history], color=color, label=name.replace("_", " "))
-    axis.set_xlabel("epoch")
+        if name in history[0]:
+            values = [entry[name] for entry in history]
+            axis.plot(epochs, values, color=color, marker=".", label=name.replace("_", " "))
+    axis.set_xlabel("epoch" if "training_loss" in history[0] else "step")
     axis.set_ylabel("loss")
     axis.set_ylim(bottom=0)
     axis.set_title("Purification on clean images", fontsize=10)

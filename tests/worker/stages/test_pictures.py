@@ -71,6 +71,14 @@ def test_what_was_not_done_is_not_drawn(tmp_path: Path, weights: bytes) -> None:
     assert pictures(inputs, nothing, nothing, None, []) == []
 
 
+def test_a_search_has_steps_and_no_training_loss(tmp_path: Path, weights: bytes) -> None:
+    inputs, nothing = loaded_from(tmp_path, weights), measured(searched=False)
+    search = [{"epoch": 1, "pruned": 3.0, "held_out_loss": 0.5, "held_out_accuracy": 0.9}]
+    ((_, _, drawn),) = pictures(inputs, nothing, nothing, None, search)
+    assert {"step", "held out loss"} <= set(texts(drawn))
+    assert "training loss" not in texts(drawn)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_trigger_on_grey(channels: int) -> None:
     mask, pattern = torch.zeros(1, 4, 4), torch.ones(channels, 4, 4)
