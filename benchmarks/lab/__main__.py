@@ -1,0 +1,131 @@
+"""Claim: what each purifier does to each attack's backdoor, beside what the paper says.
+
+    python -m benchmarks.lab run --grid main --data FOLDER      suspects, purified; a record a cell; it resumes
+    python -m benchmarks.lab suspects --data FOLDER             the suspects alone, with their figures
+    python -m benchmarks.lab table --grid main                  what the records say, as Markdown
+
+FOLDER holds the datasets' own files (datasets.py). The suspects are kept in benchmarks/cache/lab, the records in
+benchmarks/records. `--profile gpu` is near the paper's sizes; `--attacks`, `--purifiers`, `--clean` and `--seeds`
+choose some cells of a grid. `--broker` spreads them over Celery workers (spread.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import torch
+
+from benchmarks.lab import cells, tables
+from benchmarks.lab.grids import ALSO, GRIDS, PAPERS_ATTACKS
+from benchmarks.lab.profiles import PROFILES
+from benchmarks.lab.suspects import Recipe, suspect
+
+BENCHMARKS = Path(__file__).parent.parent
+RECORDS, CACHE = BENCHMARKS / "records", BENCHMARKS / "cache" / "lab"
+
+
+def main(words: list[str] | None = None) -> int:
+    arguments = parse(words)
+    {"run": run, "suspects": suspects, "table": table}[arguments.what](arguments)
+    return 0
+
+
+def parse(words: list[str] | None) -> argparse.Namespace:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("what", choices=("run", "suspects", "table"))
+    options.add_argument("--grid", choices=GRIDS, default="main")
+    options.add_argument("--profile", choices=PROFILES, default="cpu")
+    options.add_argument("--data", type=Path, help="the folder with the datasets' files")
+    options.add_argument("--attacks", nargs="+")
+    options.add_argument("--purifiers", nargs="+")
+    options.add_argument("--clean", type=int, nargs="+")
+    options.add_argument("--seeds", type=int, nargs="+")
+    options.add_argument("--seen", action="store_true", help="clean images of the training set, as in the paper")
+    options.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    options.add_argument("--processes", type=int, default=1, help="cells at once; of several each has one thread")
+    options.add_argument("--broker", help="a Redis that Celery workers listen to")
+    options.add_argument("--cache", type=Path, default=CACHE)
+    options.add_argument("--records", type=Path, default=RECORDS)
+    arguments = options.parse_args(words)
+    if arguments.what != "table" and arguments.data is None:
+        options.error("--data is needed: the folder with the datasets' files")
+    return arguments
+
+
+def wanted(arguments: argparse.Namespace) -> list[cells.Cell]:
+    """The cells of the grid that were asked for."""
+    chosen = {
+        "attacks": lambda cell: cell.recipe.attack,
+        "purifiers": lambda cell: cell.purifier,
+        "clean": lambda cell: cell.clean,
+        "seeds": lambda cell: cell.seed,
+    }
+    grid = GRIDS[arguments.grid](PROFILES[arguments.profile])
+    for name, of_cell in chosen.items():
+        values = getattr(arguments, name)
+        grid = [cell for cell in grid if values is None or of_cell(cell) in values]
+    return [dataclasses.replace(cell, seen=arguments.seen) for cell in grid]
+
+
+def run(arguments: argparse.Namespace) -> None:
+    files = [(cell, arguments.records / f"{cell.name}.json") for cell in wanted(arguments)]
+    missing = [(cell, file) for cell, file in files if not file.exists()]
+    print(f"{len(files) - len(missing)} of {len(files)} cells have their record", flush=True)
+    for name, record in answers([cell for cell, _ in missing], arguments):
+        file = arguments.records / f"{name}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(record, indent=1) + "\n")
+        print(f"{name}: {tables.in_words([record])}", flush=True)
+
+
+def answers(missing: list[cells.Cell], arguments: argparse.Namespace) -> Iterator[tuple[str, dict[str, object]]]:
+    """Each cell's name and its record, as it is measured: by Celery workers, by processes here, or by this one."""
+    if arguments.broker:
+        from benchmarks.lab.spread import spread
+
+        yield from ((cell.name, record) for cell, record in spread(missing, arguments.broker, command()))
+        return
+    make_suspects([cell.recipe for cell in missing], arguments)
+    given = (arguments.data, arguments.cache, arguments.device, command())
+    if arguments.processes == 1:
+        yield from ((cell.name, cells.run(cell, *given)) for cell in missing)
+        return
+    with ProcessPoolExecutor(arguments.processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        running = {pool.submit(cells.run, cell, *given): cell for cell in missing}
+        yield from ((running[one].name, one.result()) for one in as_completed(running))
+
+
+def make_suspects(recipes: list[Recipe], arguments: argparse.Namespace) -> None:
+    """Each once, before processes would make the same one twice."""
+    for recipe in {recipe.hash: recipe for recipe in recipes}.values():
+        suspect(recipe, cells.dataset(recipe.dataset, arguments.data), arguments.cache, arguments.device)
+
+
+def suspects(arguments: argparse.Namespace) -> None:
+    profile = PROFILES[arguments.profile]
+    for seed, attack in itertools.product(arguments.seeds or (0,), arguments.attacks or (*PAPERS_ATTACKS, *ALSO)):
+        data = cells.dataset("cifar10", arguments.data)
+        made = suspect(Recipe(attack, seed, profile), data, arguments.cache, arguments.device)
+        shown = ("mpa", "asr", "mpa_of_benign", "asr_of_benign", "seconds")
+        print(f"{attack}-{seed}: { ({key: made.figures[key] for key in shown}) }", flush=True)
+
+
+def table(arguments: argparse.Namespace) -> None:
+    records = tables.read_records(wanted(arguments), arguments.records)
+    print("\n".join(tables.table(records, tables.suspect, tables.purifier)))
+
+
+def command() -> str:
+    """What was typed; folders by their names alone."""
+    return " ".join(["python -m benchmarks.lab", *(Path(word).name if "/" in word else word for word in sys.argv[1:])])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""A suspect by its recipe: trained once, and kept under the recipe's hash with its triggered test images."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import inspect
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from benchmarks.lab.datasets import Dataset
+from benchmarks.lab.profiles import RESERVED, Profile
+from benchmarks.measuring import machine
+from worker.algorithms.aim import Aim
+from worker.algorithms.architectures import build
+from worker.algorithms.attacks import ATTACKS
+from worker.algorithms.attacks.poisoned import Poisoned
+from worker.algorithms.classifier import Classifier
+from worker.algorithms.data import Images
+from worker.algorithms.metrics import AttackSuccess, accuracy, attack_success, logits
+from worker.algorithms.training import fit
+from worker.algorithms.triggers import Stamp
+
+BENIGN = "none"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a suspect follows from. `attack` is a name of ATTACKS, or `none` for the benign twin."""
+
+    attack: str
+    seed: int
+    profile: Profile
+    dataset: str = "cifar10"
+    network: str = "paper/resnet18"
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def attack_options(self) -> dict[str, Any]:
+        return {**self.profile.attacks.get(self.attack, {}), **self.options}
+
+    @property
+    def hash(self) -> str:
+        """Of what the training follows from: other attacks' and the purifiers' options are no part of it."""
+        profile = dataclasses.replace(self.profile, attacks={}, purifiers={})
+        told = dataclasses.asdict(dataclasses.replace(self, profile=profile, options=self.attack_options))
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Stamped:
+    """Test images that carry a trigger, with their true labels, and what the attacker wants them taken for."""
+
+    images: Images
+    target: int
+
+
+@dataclass(frozen=True)
+class Suspect:
+    model: Classifier
+    stamped: list[Stamped]
+    figures: dict[str, Any]
+
+
+def suspect(recipe: Recipe, data: Dataset, cache: Path, device: torch.device) -> Suspect:
+    """From the cache, or trained now; its benign twin is trained first where it is not there yet."""
+    file = cache / f"{recipe.attack}-{recipe.dataset}-{recipe.hash}.safetensors"
+    test = data.test[torch.arange(recipe.profile.test_images)].to(device)
+    if not file.exists():
+        _make(recipe, data, cache, device, file)
+    tensors = load_file(file, device=str(device))
+    model = fresh(recipe, data).to(device)
+    model.network.load_state_dict(
+        {key.removeprefix("model/"): value for key, value in tensors.items() if key.startswith("model/")}
+    )
+    model.eval()
+    count = sum(key.endswith("/pixels") for key in tensors)
+    stamped = [
+        Stamped(
+            Images(tensors[f"{number}/pixels"], test.labels[tensors[f"{number}/index"]]),
+            int(tensors[f"{number}/target"]),
+        )
+        for number in range(count)
+    ]
+    return Suspect(model, stamped, json.loads(file.with_suffix(".json").read_text()))
+
+
+def fresh(recipe: Recipe, data: Dataset) -> Classifier:
+    """An untrained network, the same for all attacks of a seed."""
+    options = {"width": recipe.profile.width} if "resnet" in recipe.network else {}
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        network = build(recipe.network, num_classes=data.num_classes, in_channels=data.in_channels, options=options)
+    return Classifier(network, data.mean, data.std)
+
+
+def parts(data: Dataset, profile: Profile) -> tuple[Images, Images]:
+    """What suspects are trained on, and the images reserved for clean bundles; the same for all seeds."""
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
+    return data.train[order[RESERVED : RESERVED + profile.images]], data.train[order[:RESERVED]]
+
+
+def asr(model: nn.Module, stamped: Stamped) -> AttackSuccess:
+    targets = torch.full_like(stamped.images.labels, stamped.target)
+    success = attack_success(logits(model, stamped.images.pixels).argmax(1), stamped.images, targets)
+    assert success is not None  # images of the target's own class are left out when they are stamped
+    return success
+
+
+def mpa(model: nn.Module, test: Images) -> float:
+    return accuracy(logits(model, test.pixels).argmax(1), test.labels)
+
+
+def _make(recipe: Recipe, data: Dataset, cache: Path, device: torch.device, file: Path) -> None:
+    twin = None
+    if recipe.attack != BENIGN:
+        twin = suspect(dataclasses.replace(recipe, attack=BENIGN, options={}), data, cache, device)
+    started = time.perf_counter()
+    model, aims = _attacked(recipe, data, twin, device)
+    seconds = time.perf_counter() - started
+    test = data.test[torch.arange(recipe.profile.test_images)].to(device)
+    stamped = [_stamped(aim, test) for aim in aims]
+    figures: dict[str, Any] = {
+        "recipe": dataclasses.asdict(recipe) | {"options": recipe.attack_options, "profile": recipe.profile.name},
+        "mpa": round(mpa(model, test), 4),
+        "asr": [round(asr(model, one).asr, 4) for one, _ in stamped],
+        "targets": [one.target for one, _ in stamped],
+        "mpa_of_benign": twin and twin.figures["mpa"],
+        "asr_of_benign": [round(asr(twin.model, one).asr, 4) for one, _ in stamped] if twin else [],
+        "seconds": round(seconds, 1),
+        "machine": machine(device),
+    }
+    tensors = {f"model/{key}": value.contiguous() for key, value in model.network.state_dict().items()}
+    for number, (one, index) in enumerate(stamped):
+        tensors |= {f"{number}/pixels": one.images.pixels.contiguous(), f"{number}/index": index}
+        tensors[f"{number}/target"] = torch.tensor(one.target)
+    cache.mkdir(parents=True, exist_ok=True)
+    file.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
+    save_file(tensors, file)  # last: a file that is there has its figures
+
+
+def _attacked(
+    recipe: Recipe, data: Dataset, twin: Suspect | None, device: torch.device
+) -> tuple[Classifier, tuple[Aim[Stamp], ...]]:
+    profile, images = recipe.profile, parts(data, recipe.profile)[0].to(device)
+    if twin is None:
+        return _trained(fresh(recipe, data).to(device), images, data, recipe, profile.epochs, profile.lr), ()
+    attack = ATTACKS[recipe.attack]
+    given = [images, twin.model] if "benign" in inspect.signature(attack).parameters else [images]
+    made = attack(*given, seed=recipe.seed, **recipe.attack_options)
+    if not isinstance(made, Poisoned):
+        return made.model, made.aims
+    if made.start is None:
+        model = _trained(fresh(recipe, data).to(device), made.images, data, recipe, profile.epochs, profile.lr)
+    else:
+        start = copy.deepcopy(made.start)
+        model = _trained(start, made.images, data, recipe, profile.tune_epochs, profile.tune_lr)
+    return model, made.aims
+
+
+def _trained(model: Classifier, images: Images, data: Dataset, recipe: Recipe, epochs: int, lr: float) -> Classifier:
+    how = {"epochs": epochs, "lr": lr, "batch_size": recipe.profile.batch_size, "seed": recipe.seed}
+    for epoch, loss in enumerate(fit(model, images, augment=data.augment, **how), start=1):
+        print(f"{recipe.attack}-{recipe.seed}: epoch {epoch} of {epochs}, loss {loss:.3f}", flush=True)
+    return model.eval()
+
+
+def _stamped(aim: Aim[Stamp], test: Images) -> tuple[Stamped, Tensor]:
+    """The test images that count for an aim, stamped, and which they are."""
+    counts = test.labels != aim.target
+    if aim.sources:
+        counts &= torch.isin(test.labels, torch.tensor(aim.sources, device=test.labels.device))
+    index = counts.nonzero().flatten()
+    return Stamped(Images(aim.trigger.stamp(test.pixels[index]), test.labels[index]), aim.target), index

@@ -1,0 +1,60 @@
+"""The lab's tables, from its records."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.lab.cells import Cell
+
+Record = dict[str, Any]
+
+
+def read_records(cells: Iterable[Cell], records: Path) -> list[Record]:
+    """The records of those of the cells that have been run."""
+    files = [records / f"{cell.name}.json" for cell in cells]
+    return [json.loads(file.read_text()) for file in files if file.exists()]
+
+
+def table(records: list[Record], row: Callable[[Record], str], column: Callable[[Record], str]) -> list[str]:
+    """Markdown: in each cell the points of MPA lost and the ASR in per cent, means over the seeds. Of a suspect with
+    several triggers the highest ASR counts; `–` is not run."""
+    rows, columns = dict.fromkeys(map(row, records)), dict.fromkeys(map(column, records))
+    lines = [f"| | before | {' | '.join(columns)} |", "| --- " * (len(columns) + 2) + "|"]
+    for one in rows:
+        of_row = [record for record in records if row(record) == one]
+        cells = [in_words([record for record in of_row if column(record) == other]) for other in columns]
+        lines.append(f"| {one} | {_before(of_row[0])} | {' | '.join(cells)} |")
+    return lines
+
+
+def in_words(records: list[Record]) -> str:
+    if not records:
+        return "–"
+    if "refused" in records[0]:
+        return f"`{records[0]['refused']}`"
+    drop = 100 * statistics.mean(record["mpa_drop"] for record in records)
+    successes = [max(record["asr"]) for record in records if record["asr"]]
+    return f"{drop:.1f} / {100 * statistics.mean(successes):.1f}" if successes else f"{drop:.1f}"
+
+
+def purifier(record: Record) -> str:
+    """The purifier with its options, as a column's head."""
+    options = ", ".join(f"{name} {value}" for name, value in record["options"].items())
+    return f"{record['purifier']} ({options})" if options else record["purifier"]
+
+
+def suspect(record: Record) -> str:
+    """The attack with its options and the number of clean images, as a row's head."""
+    options = ", ".join(f"{name} {value}" for name, value in record["recipe"]["options"].items())
+    attack = record["recipe"]["attack"]
+    return f"{attack} ({options}), {record['clean']}" if options else f"{attack}, {record['clean']}"
+
+
+def _before(record: Record) -> str:
+    known = record["suspect"]
+    accuracy = f"{100 * known['mpa']:.1f}"
+    return f"{accuracy} / {100 * max(known['asr']):.1f}" if known["asr"] else accuracy
