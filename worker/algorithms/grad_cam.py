@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worker.algorithms.taps import PROBED, Tap, find_taps, recording
-from worker.algorithms.taps import channels_first
+from worker.algorithms.taps import PROBED, Tap, channels_first, find_taps, recording
 from worker.algorithms.trace import main_tensor
 
 
