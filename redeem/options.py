@@ -218,7 +218,7 @@ class McrOptions(Request):
     ] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     tolerance: Annotated[
         float, Field(ge=0, le=1, description="held-out accuracy that a point farther from the ends may cost")
-    ] = 0.03
+    ] = 0.05
     end_epochs: Epochs = 50
     end_lr: Rate = 0.01
     epochs: Epochs = 100
@@ -237,9 +237,9 @@ class IBauOptions(Request):
 
     radius: Annotated[
         float, Field(ge=0, le=1, description="root mean square of the perturbation, of [0, 1]; 0 is fine-tuning")
-    ] = 0.05
+    ] = 0.08
     step: Annotated[float, Field(gt=0, le=2, description="one step of its ascent, of the radius")] = 0.2
-    share: Annotated[float, Field(ge=0, le=1, description="of a batch that carries it")] = 0.5
+    share: Annotated[float, Field(ge=0, le=1, description="of a batch that carries it")] = 0.1
     epochs: Epochs = 30
     batch_size: BatchSize = 64
     lr: Rate = 0.01

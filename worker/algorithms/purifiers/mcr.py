@@ -50,7 +50,7 @@ def mcr(
     held_out: Images,
     *,
     points: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
-    tolerance: float = 0.03,
+    tolerance: float = 0.05,
     end_epochs: int = 50,
     end_lr: float = 0.01,
     epochs: int = 100,
