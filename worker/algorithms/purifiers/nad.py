@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,16 +22,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worker.algorithms.attention import attention_distance, one_each
-from worker.algorithms.checkpoint import Checkpoint, Keep, below, keep_nothing, nested
+from worker.algorithms.checkpoint import Checkpoint, Keep, keep_nothing
 from worker.algorithms.data import Images, as_float
 from worker.algorithms.learning_rate import Schedule
 from worker.algorithms.purifiers.fine_tuning import fine_tuning
+from worker.algorithms.purifiers.phases import in_two_phases, loaded
 from worker.algorithms.purifiers.purified import Purified
 from worker.algorithms.purifiers.retraining import Augmentation, Choice, Recipe, retrain
 from worker.algorithms.taps import PROBED, Tap, find_taps, notes_on, recording
 from worker.algorithms.training import Loss, Progress, ignore
 
-TEACHER = "teacher"
+TEACHER = "teacher"  # in checkpoints
 
 
 def nad(
@@ -76,10 +77,9 @@ def nad(
         "seed": seed,
     }
     share = teacher_epochs / (teacher_epochs + epochs)
-    teacher = _teacher(
-        model,
-        resume,
-        lambda go_on: fine_tuning(
+
+    def fine_tuned(go_on: Checkpoint | None) -> dict[str, Tensor]:
+        tuned = fine_tuning(
             model,
             clean,
             held_out,
@@ -89,34 +89,23 @@ def nad(
             resume=go_on,
             checkpoint=checkpoint,
             **common,
-        ),
-    )
-    recipe = Recipe(epochs=epochs, lr=lr, lr_scale="none", schedule=schedule, averaging=0.0, **common)
-    purified = retrain(
-        model,
-        clean,
-        held_out,
-        _objective(teacher, found.used, weights),
-        recipe,
-        progress=lambda done: progress(share + (1 - share) * done),
-        resume=resume if resume and below(TEACHER, resume.tensors) else None,
-        checkpoint=lambda make: checkpoint(lambda: _with_teacher(make(), teacher)),
-    )
+        )
+        return tuned.model.state_dict()
+
+    def distilled(teacher: dict[str, Tensor], go_on: Checkpoint | None, keep: Keep) -> Purified:
+        return retrain(
+            model,
+            clean,
+            held_out,
+            _objective(loaded(model, teacher).eval(), found.used, weights),
+            Recipe(epochs=epochs, lr=lr, lr_scale="none", schedule=schedule, averaging=0.0, **common),
+            progress=lambda done: progress(share + (1 - share) * done),
+            resume=go_on,
+            checkpoint=keep,
+        )
+
+    purified = in_two_phases(TEACHER, fine_tuned, distilled, resume=resume, checkpoint=checkpoint)
     return dataclasses.replace(purified, taps=found.used, notes=[*purified.notes, *notes_on(found)])
-
-
-def _teacher(model: nn.Module, resume: Checkpoint | None, train: Callable[[Checkpoint | None], Purified]) -> nn.Module:
-    """From the checkpoint of a run that had one, or trained, going on where the checkpoint stands."""
-    weights = below(TEACHER, resume.tensors) if resume else {}
-    if not weights:
-        return train(resume).model.eval()
-    teacher = copy.deepcopy(model).eval()
-    teacher.load_state_dict(weights)
-    return teacher
-
-
-def _with_teacher(checkpoint: Checkpoint, teacher: nn.Module) -> Checkpoint:
-    return Checkpoint(checkpoint.facts, {**checkpoint.tensors, **nested(TEACHER, teacher.state_dict())})
 
 
 def _objective(teacher: nn.Module, taps: Sequence[Tap], beta: Sequence[float]) -> Loss:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from worker.algorithms.checkpoint import Checkpoint, Keep, below, nested
 from worker.algorithms.purifiers.purified import Purified
@@ -34,3 +35,11 @@ def in_two_phases(
         return Checkpoint(own.facts, {**own.tensors, **nested(name, made)})
 
     return second(made, resume if kept else None, lambda make: checkpoint(lambda: together(make)))
+
+
+def loaded(model: nn.Module, state: Tensors) -> nn.Module:
+    """A copy of `model` with the weights `state`, in the model's own memory layout, whatever layout `state` has come
+    from a file with: another one gives other roundings."""
+    network = copy.deepcopy(model)
+    network.load_state_dict(state)
+    return network
