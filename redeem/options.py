@@ -217,7 +217,7 @@ class McrOptions(Request):
         Field(min_length=1, max_length=100, description="t to choose from: 0 is the suspect, 1 the fine-tuned copy"),
     ] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     tolerance: Annotated[
-        float, Field(ge=0, le=1, description="held-out accuracy that a point farther from the ends may cost")
+        float, Field(ge=0, le=1, description="by which a point's held-out accuracy may be below the fine-tuned copy's")
     ] = 0.05
     end_epochs: Epochs = 50
     end_lr: Rate = 0.01
@@ -240,7 +240,7 @@ class IBauOptions(Request):
     ] = 0.08
     step: Annotated[float, Field(gt=0, le=2, description="one step of its ascent, of the radius")] = 0.2
     share: Annotated[float, Field(ge=0, le=1, description="of a batch that carries it")] = 0.1
-    epochs: Epochs = 30
+    epochs: Epochs = 20
     batch_size: BatchSize = 64
     lr: Rate = 0.01
     schedule: Schedule = "cosine"

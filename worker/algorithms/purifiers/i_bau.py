@@ -38,7 +38,7 @@ def i_bau(
     radius: float = 0.08,
     step: float = 0.2,
     share: float = 0.1,
-    epochs: int = 30,
+    epochs: int = 20,
     batch_size: int = 64,
     lr: float = 0.01,
     schedule: Schedule = "cosine",
@@ -57,6 +57,10 @@ def i_bau(
     perturbation over channels and pixels, on the scale of the images; 0 leaves plain fine-tuning. Before each step of
     training the perturbation takes one of ascent, as long as `step` times the radius; it is put on a `share` of the
     batch, in [0, 1].
+
+    Differs from the paper also in the bound, which it leaves to a penalty, in SGD for Adam, and in that a perturbation
+    lasts from batch to batch. The defaults are measured on 500 images: a wider share or more epochs cost accuracy, and
+    half the radius leaves a fifth of a patch's success.
 
     Raises `Diverged` when training fails twice.
     """

@@ -34,7 +34,7 @@ from worker.algorithms.metrics import accuracy, logits
 from worker.algorithms.notes import Note
 from worker.algorithms.purifiers.fine_tuning import fine_tuning
 from worker.algorithms.purifiers.objective import in_training
-from worker.algorithms.purifiers.phases import in_two_phases
+from worker.algorithms.purifiers.phases import in_two_phases, loaded
 from worker.algorithms.purifiers.purified import Purified
 from worker.algorithms.purifiers.retraining import AUGMENTATIONS, Augmentation, Choice, Recipe, retrain
 from worker.algorithms.training import Loss, Progress, ignore
@@ -42,6 +42,7 @@ from worker.algorithms.training import Loss, Progress, ignore
 Weights = Mapping[str, Tensor]
 
 END = "end"  # the second one, in checkpoints
+END_OF_CURVE = 1.0
 
 
 def mcr(
@@ -69,11 +70,14 @@ def mcr(
     """Fine-tune `model` on `clean`, train a curve between the two, and take the point of it that `held_out` allows.
 
     `model` takes float (N, C, H, W) in [0, 1] to logits; it is not changed. `points` are the t to choose from, 0 the
-    suspect and 1 the fine-tuned end. Of those whose held-out accuracy is within `tolerance` of the best one's, it is
-    the farthest from both ends, and of two the farther from the suspect; a note names it. At each point batch norms get
-    the statistics that they have there on the `clean` images, since those of the ends mean nothing: augmented images,
-    because those of images that were learnt by heart are not those of others (3 points of accuracy, measured).
+    suspect and 1 the fine-tuned end. Of those whose held-out accuracy is no more than `tolerance` below the fine-tuned
+    end's, it is the farthest from both ends, and of two the farther from the suspect; a note names it. (The suspect's
+    own accuracy is no measure: fine-tuning on few images costs some, and only points with the backdoor keep it.)
     `choose` is the epoch of the curve, by the loss at its middle.
+
+    At each point batch norms get the statistics that they have there on the `clean` images, since those of the ends
+    mean nothing: on augmented ones, because images that were learnt by heart have others than new ones (it was 3 points
+    of accuracy).
 
     Differs from the paper in the choice, which it makes with the attack's success in view, in the schedule (a cosine),
     and in the rate, which is that of the middle: it moves the bend four times as far.
@@ -106,7 +110,7 @@ def mcr(
         return tuned.model.state_dict()
 
     def joined(end: dict[str, Tensor], go_on: Checkpoint | None, keep: Keep) -> Purified:
-        ends = _weights(model), _weights(_loaded(model, end))
+        ends = _weights(model), _weights(loaded(model, end))
         curve = retrain(
             model,
             clean,
@@ -119,9 +123,9 @@ def mcr(
             checkpoint=keep,
         )
         shown = _augmented(clean, augmentation, seed)
-        candidates = {t: _network_at(t, curve.model, *ends, shown) for t in points}
+        candidates = {t: _network_at(t, curve.model, *ends, shown) for t in (*points, END_OF_CURVE)}
         accuracies = {t: _accuracy(network, held_out) for t, network in candidates.items()}
-        t = chosen_point(accuracies, tolerance)
+        t = chosen_point({t: accuracies[t] for t in points}, accuracies[END_OF_CURVE] - tolerance)
         return dataclasses.replace(curve, model=candidates[t], notes=[*curve.notes, _note(t, accuracies)])
 
     return in_two_phases(END, fine_tuned, joined, resume=resume, checkpoint=checkpoint)
@@ -132,21 +136,17 @@ def point(t: float | Tensor, start: Tensor, middle: Tensor, end: Tensor) -> Tens
     return (1 - t) * (1 - 2 * t) * start + 4 * t * (1 - t) * middle + t * (2 * t - 1) * end
 
 
-def chosen_point(accuracies: Mapping[float, float], tolerance: float) -> float:
-    """Of the t with an accuracy within `tolerance` of the best, the one nearest to 1/2; of two, the larger."""
-    lowest = max(accuracies.values()) - tolerance
-    return min((t for t, accuracy in accuracies.items() if accuracy >= lowest), key=lambda t: (abs(t - 0.5), -t))
+def chosen_point(accuracies: Mapping[float, float], lowest: float) -> float:
+    """Of the t with an accuracy of at least `lowest`, the one nearest to 1/2, and of two the larger; the most accurate
+    where there is none."""
+    enough = [t for t, accuracy in accuracies.items() if accuracy >= lowest]
+    if not enough:
+        return max(accuracies, key=lambda t: accuracies[t])
+    return min(enough, key=lambda t: (round(abs(t - 0.5), 9), -t))
 
 
 def _weights(network: nn.Module) -> Weights:
     return {name: weight.detach() for name, weight in network.named_parameters()}
-
-
-def _loaded(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
-    """Whatever layout `state` has come from a file with: another one gives other roundings."""
-    network = copy.deepcopy(model)
-    network.load_state_dict(state)
-    return network
 
 
 @torch.no_grad()

@@ -31,6 +31,8 @@ SUITED: dict[str, dict[str, Any]] = {
     "fine_pruning": {"epochs": 5, "augmentation": "crop"},
     "anp": {"steps": 24, "augmentation": "crop", "max_drop": 0.02},
     "clp": {"u": 2.0},
+    "i_bau": {"epochs": 3, "augmentation": "crop"},
+    "unlearning": {"epochs": 2, "steps": 40, "augmentation": "crop"},
 }
 # A stubborn backdoor, and few steps on few small images: plain fine-tuning leaves all of it. So does pruning the last
 # stage, of which four channels are enough for four classes.
@@ -42,6 +44,8 @@ HIGHEST_ASR = {
     "fine_pruning": 1.0,
     "anp": 0.3,
     "clp": 0.3,
+    "i_bau": 0.3,
+    "unlearning": 0.3,
 }
 
 # Options of a run of a moment.

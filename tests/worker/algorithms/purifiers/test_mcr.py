@@ -104,10 +104,11 @@ def test_the_middle_is_trained_at_random_points_of_the_curve() -> None:
 
 def test_the_point_is_the_farthest_from_both_ends_that_is_accurate() -> None:
     accuracies = {0.1: 0.90, 0.3: 0.91, 0.5: 0.80, 0.7: 0.885, 0.9: 0.92}
-    assert chosen_point(accuracies, 0.2) == 0.5
-    assert chosen_point(accuracies, 0.04) == 0.7  # as far as 0.3 is, and farther from the suspect
-    assert chosen_point(accuracies, 0.02) == 0.3
-    assert chosen_point(accuracies, 0.0) == 0.9
+    assert chosen_point(accuracies, 0.7) == 0.5
+    assert chosen_point(accuracies, 0.88) == 0.7  # as far as 0.3 is, and farther from the suspect
+    assert chosen_point(accuracies, 0.89) == 0.3
+    assert chosen_point(accuracies, 0.915) == 0.9
+    assert chosen_point(accuracies, 0.95) == 0.9
 
 
 @pytest.mark.parametrize("after", [1, 2, 4])
