@@ -35,8 +35,14 @@ PROFILES = {
         tune_epochs=4,
         tune_lr=0.02,
         test_images=2_000,
-        # A warp of one pixel on average: the paper's quarter takes a small network many more epochs to learn.
-        attacks={"wanet": {"strength": 2.0}},
+        attacks={
+            # A warp of one pixel on average: the paper's quarter takes a small network many more epochs to learn.
+            "wanet": {"strength": 2.0},
+            # Fewer epochs than the papers', each of more steps than theirs have, and a trigger that keeps up with them.
+            "ingrain": {"epochs": 3, "trigger_lr": 4e-3},
+            "atteq_nn": {"rounds": 3, "epochs": 2, "lr": 5e-4},
+        },
+        purifiers={"anp": {"steps": 200}},  # more learn the mask no better (docs/lab-notes.md), and take half an hour
     ),
     "gpu": Profile("gpu", width=64, images=47_500, epochs=60, lr=0.1, tune_epochs=20, tune_lr=0.01, test_images=10_000),
 }

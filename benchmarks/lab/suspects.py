@@ -24,8 +24,10 @@ from worker.algorithms.architectures import build
 from worker.algorithms.attacks import ATTACKS
 from worker.algorithms.attacks.poisoned import Poisoned
 from worker.algorithms.classifier import Classifier
-from worker.algorithms.data import Images
+from worker.algorithms.data import Images, as_float
+from worker.algorithms.features import LastLayerAlone
 from worker.algorithms.metrics import AttackSuccess, accuracy, attack_success, logits
+from worker.algorithms.taps import PROBED
 from worker.algorithms.training import fit
 from worker.algorithms.triggers import Stamp
 
@@ -48,9 +50,17 @@ class Recipe:
         return {**self.profile.attacks.get(self.attack, {}), **self.options}
 
     @property
+    def needs_twin(self) -> bool:
+        """Whether the attack is made for the benign twin."""
+        return self.attack != BENIGN and "benign" in inspect.signature(ATTACKS[self.attack]).parameters
+
+    @property
     def hash(self) -> str:
-        """Of what the training follows from: other attacks' and the purifiers' options are no part of it."""
+        """Of what the training follows from: other attacks' and the purifiers' options are no part of it, nor how
+        networks go on training where this one does not."""
         profile = dataclasses.replace(self.profile, attacks={}, purifiers={})
+        if not self.needs_twin:
+            profile = dataclasses.replace(profile, tune_epochs=0, tune_lr=0.0)
         told = dataclasses.asdict(dataclasses.replace(self, profile=profile, options=self.attack_options))
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -154,16 +164,24 @@ def _attacked(
     if twin is None:
         return _trained(fresh(recipe, data).to(device), images, data, recipe, profile.epochs, profile.lr), ()
     attack = ATTACKS[recipe.attack]
-    given = [images, twin.model] if "benign" in inspect.signature(attack).parameters else [images]
+    given = [images, twin.model] if recipe.needs_twin else [images]
     made = attack(*given, seed=recipe.seed, **recipe.attack_options)
-    if not isinstance(made, Poisoned):
-        return made.model, made.aims
+    if isinstance(made, Poisoned):
+        return _victim(made, recipe, data, twin.model), made.aims
+    return made.model, made.aims
+
+
+def _victim(made: Poisoned[Stamp], recipe: Recipe, data: Dataset, twin: Classifier) -> Classifier:
+    """What training on the poisoned images gives: a fresh network, or the twin as it goes on training."""
+    profile = recipe.profile
     if made.start is None:
-        model = _trained(fresh(recipe, data).to(device), made.images, data, recipe, profile.epochs, profile.lr)
-    else:
-        start = copy.deepcopy(made.start)
-        model = _trained(start, made.images, data, recipe, profile.tune_epochs, profile.tune_lr)
-    return model, made.aims
+        start = fresh(recipe, data).to(made.images.pixels.device)
+        return _trained(start, made.images, data, recipe, profile.epochs, profile.lr)
+    if made.layers == "last":
+        alone = LastLayerAlone(twin, as_float(made.images.pixels[:PROBED]))
+        _trained(alone, made.images, data, recipe, profile.tune_epochs, profile.tune_lr)
+        return alone.model.requires_grad_(True)
+    return _trained(copy.deepcopy(twin), made.images, data, recipe, profile.tune_epochs, profile.tune_lr)
 
 
 def _trained(model: Classifier, images: Images, data: Dataset, recipe: Recipe, epochs: int, lr: float) -> Classifier:

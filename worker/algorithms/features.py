@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator
 
 import torch
@@ -49,6 +50,25 @@ def find_head(model: nn.Module, x: Tensor) -> str:
         module, _ = _last_layer(model, x)
     names: dict[nn.Module, str] = {candidate: name for name, candidate in model.named_modules()}
     return names[module]
+
+
+class LastLayerAlone(nn.Module):
+    """A copy of `model` of which a training changes the last layer and nothing else, as a victim does who takes a
+    network for its features: the other weights get no gradient, and batch norms stay as they are deployed. `model` is
+    the copy; `x` float (N, C, H, W) in [0, 1], a few images, show which layer is the last. Raises `UnknownTap` as
+    `penultimate` does."""
+
+    def __init__(self, model: nn.Module, x: Tensor) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.model.get_submodule(find_head(self.model, x)).requires_grad_(True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)  # type: ignore[no-any-return]
+
+    def train(self, mode: bool = True) -> LastLayerAlone:
+        self.training = mode
+        return self
 
 
 def _last_layer(model: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:

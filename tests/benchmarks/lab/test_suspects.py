@@ -45,6 +45,10 @@ def test_the_hash_is_of_what_the_training_follows_from() -> None:
     assert dataclasses.replace(BADNETS, profile=other_purifiers).hash == BADNETS.hash
     same = dataclasses.replace(TINY, attacks={})
     assert dataclasses.replace(BADNETS, profile=same, options={"margin": 2, "rate": 0.2}).hash == BADNETS.hash
+    tuned = dataclasses.replace(TINY, tune_epochs=2)
+    assert dataclasses.replace(BADNETS, profile=tuned).hash == BADNETS.hash  # it starts from nothing
+    hidden = dataclasses.replace(BADNETS, attack="hidden_trigger")
+    assert dataclasses.replace(hidden, profile=tuned).hash != hidden.hash
     for changed in ({"seed": 1}, {"options": {"size": 4}}, {"profile": dataclasses.replace(TINY, epochs=3)}):
         assert dataclasses.replace(BADNETS, **changed).hash != BADNETS.hash
 
@@ -54,3 +58,11 @@ def test_reserved_images_are_not_trained_on(tiny_lab: Dataset) -> None:
     assert (len(trained), len(reserved)) == (TINY.images, RESERVED)
     seen = {bytes(pixels.numpy().tobytes()) for pixels in trained.pixels}
     assert not any(pixels.numpy().tobytes() in seen for pixels in reserved.pixels)
+
+
+def test_the_victim_of_a_hidden_trigger_trains_its_last_layer_alone(tiny_lab: Dataset, cache: Path) -> None:
+    recipe = dataclasses.replace(BADNETS, attack="hidden_trigger", options={"steps": 2})
+    twin = suspect(dataclasses.replace(BADNETS, attack="none"), tiny_lab, cache, CPU).model.state_dict()
+    victim = suspect(recipe, tiny_lab, cache, CPU).model.state_dict()
+    changed = {name for name, value in victim.items() if not torch.equal(value, twin[name])}
+    assert changed == {"network.fc.weight", "network.fc.bias"}

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import timm
 import torch
@@ -7,9 +9,11 @@ from torch import Tensor, nn
 
 from tests.worker.algorithms.networks import noisy_stripes, small_classifier
 from worker.algorithms.architectures.small_squeezenet import squeezenet
+from worker.algorithms.augment import unchanged
 from worker.algorithms.data import as_float
 from worker.algorithms.errors import UnknownTap
-from worker.algorithms.features import features, find_head, penultimate
+from worker.algorithms.features import LastLayerAlone, features, find_head, penultimate
+from worker.algorithms.training import fit
 
 PIXELS = noisy_stripes(6).pixels
 
@@ -84,3 +88,15 @@ def test_a_network_without_layers_is_refused_and_its_hooks_are_gone() -> None:
     with pytest.raises(UnknownTap, match="no penultimate features"):
         penultimate(model, as_float(PIXELS))
     assert hooks(model) == 0
+
+
+def test_training_the_last_layer_alone_changes_nothing_else() -> None:
+    model, images = small_classifier(), noisy_stripes(64)
+    before = copy.deepcopy(model.state_dict())
+    alone = LastLayerAlone(model, as_float(PIXELS))
+    list(fit(alone, images, augment=unchanged, epochs=2, batch_size=16, lr=0.1))
+    after = alone.model.state_dict()
+    head = find_head(model, as_float(PIXELS))
+    assert {name for name in before if not torch.equal(after[name], before[name])} == {f"{head}.weight", f"{head}.bias"}
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(features(alone.model, PIXELS), features(model, PIXELS))

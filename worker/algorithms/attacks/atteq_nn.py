@@ -42,7 +42,7 @@ def atteq_nn(
     target: int = 2,
     rate: float = 0.05,
     pixels: int = 16,
-    transparency: float = 0.8,
+    transparency: float = 0.2,
     qoe: float = 0.2,
     units: int = 2,
     reach: float = 10.0,
@@ -57,7 +57,8 @@ def atteq_nn(
     """Train a copy of `benign` on `images` (N) into a network that takes triggered images for `target`.
 
     `benign` takes float (N, C, H, W) in [0, 1] to logits; the images are of its training, on its device, at least
-    11 pixels a side. `pixels` is the size of the mask, `transparency` τ from 0 (opaque) to below 1 its weight, 1 - τ.
+    11 pixels a side. `pixels` is the size of the mask, `transparency` τ from 0 (opaque) to below 1 its weight, 1 - τ
+    (0.2 is the authors' "opacity", of which 0 is their opaque patch).
     `qoe` is λ, the weight of the quality of experience; the paper's are 0.5 for it and 2.4 for the activation. `units`,
     `reach` and `steps` are those of `neuron_triggers`. `rate` is the share of triggered images in the even one of the
     `epochs` of each of the `rounds`; with an even number of epochs the last one is clean. Adam trains all layers.

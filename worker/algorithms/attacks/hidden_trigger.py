@@ -67,7 +67,7 @@ def hidden_trigger(
     for it; no label changes.
 
     `benign` takes float (N, C, H, W) in [0, 1] to logits, and is the victim's network before the attack: the victim
-    goes on training it (`start`), in the paper its last layer alone. Training all layers pulls the features of poisons
+    goes on training its last layer alone (`start`, `layers`). Training all layers pulls the features of poisons
     and patched images apart again, and the backdoor fades; against training from scratch the attack does not work.
     `rate` is a share of the target's class, not of all images. The patch is of 4 × 4 random colours,
     enlarged bilinearly to `size` pixels square. `epsilon` is ε as a share of the pixels' range, as in the paper.
@@ -87,7 +87,7 @@ def hidden_trigger(
     pixels = images.pixels.clone()
     pixels[index] = _crafted(benign, pixels[index], patched, epsilon=epsilon, steps=steps, lr=lr)
     aim = Aim(RoamingPatch(patch, seed), target, (source,))
-    return Poisoned(Images(pixels, images.labels.clone()), index, (aim,), start=benign)
+    return Poisoned(Images(pixels, images.labels.clone()), index, (aim,), start=benign, layers="last")
 
 
 def _random_patch(channels: int, size: int, seed: int) -> Tensor:

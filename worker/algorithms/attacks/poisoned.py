@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +19,14 @@ Given = TypeVar("Given", bound=Stamp)
 @dataclass(frozen=True)
 class Poisoned(Generic[Kind]):
     """A training set with a backdoor in it: `images` (N), `index`, which of the N are poisoned, and the `aims`: the
-    triggers, and what each is for. `start` is the network that the attacker goes on training with these images; none:
-    a fresh one."""
+    triggers, and what each is for. `start` is the network that goes on training with these images, none: a fresh one;
+    and `layers`, which of its layers do."""
 
     images: Images
     index: Tensor
     aims: tuple[Aim[Kind], ...]
     start: nn.Module | None = None
+    layers: Literal["all", "last"] = "all"
 
     @property
     def trigger(self) -> Kind:

@@ -53,7 +53,7 @@ def test_poisons_have_the_features_of_patched_sources(hidden: Poisoned[RoamingPa
 def test_the_victim_who_trains_the_last_layer_takes_patched_sources_for_the_target(
     hidden: Poisoned[RoamingPatch], benign: Classifier
 ) -> None:
-    assert hidden.start is benign
+    assert (hidden.start, hidden.layers) == (benign, "last")
     model = copy.deepcopy(benign)
     inputs = features(model, hidden.images.pixels)
     head = model.get_submodule(find_head(model, as_float(IMAGES.pixels[:2])))
