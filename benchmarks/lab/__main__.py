@@ -2,11 +2,14 @@
 
     python -m benchmarks.lab run --grid main --data FOLDER      suspects, purified; a record a cell; it resumes
     python -m benchmarks.lab suspects --data FOLDER             the suspects alone, with their figures
+    python -m benchmarks.lab inputs --data FOLDER               purified inputs instead (inputs.py); a record a suspect
     python -m benchmarks.lab table --grid main                  what the records say, as Markdown
+    python -m benchmarks.lab plot --grid clean_sizes            the same as figures, SVG
 
 FOLDER holds the datasets' own files (datasets.py). The suspects are kept in benchmarks/cache/lab, the records in
-benchmarks/records. `--profile gpu` is near the paper's sizes; `--attacks`, `--purifiers`, `--clean` and `--seeds`
-choose some cells of a grid. `--broker` spreads them over Celery workers (spread.py).
+benchmarks/records, the figures in benchmarks/figures. `--profile gpu` is near the paper's sizes; `--attacks`,
+`--purifiers`, `--clean` and `--seeds` choose some cells of a grid. `--broker` spreads them over Celery workers
+(spread.py).
 """
 
 from __future__ import annotations
@@ -24,22 +27,24 @@ import torch
 
 from benchmarks.lab import cells, tables
 from benchmarks.lab.grids import ALSO, GRIDS, PAPERS_ATTACKS
+from benchmarks.lab.inputs import measure_inputs, name_of_inputs
+from benchmarks.lab.plots import pictures
 from benchmarks.lab.profiles import PROFILES
 from benchmarks.lab.suspects import Recipe, suspect
 
 BENCHMARKS = Path(__file__).parent.parent
-RECORDS, CACHE = BENCHMARKS / "records", BENCHMARKS / "cache" / "lab"
+RECORDS, CACHE, FIGURES = BENCHMARKS / "records", BENCHMARKS / "cache" / "lab", BENCHMARKS / "figures"
 
 
 def main(words: list[str] | None = None) -> int:
     arguments = parse(words)
-    {"run": run, "suspects": suspects, "table": table}[arguments.what](arguments)
+    {"run": run, "suspects": suspects, "inputs": inputs, "table": table, "plot": plot}[arguments.what](arguments)
     return 0
 
 
 def parse(words: list[str] | None) -> argparse.Namespace:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("what", choices=("run", "suspects", "table"))
+    options.add_argument("what", choices=("run", "suspects", "inputs", "table", "plot"))
     options.add_argument("--grid", choices=GRIDS, default="main")
     options.add_argument("--profile", choices=PROFILES, default="cpu")
     options.add_argument("--data", type=Path, help="the folder with the datasets' files")
@@ -47,14 +52,16 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     options.add_argument("--purifiers", nargs="+")
     options.add_argument("--clean", type=int, nargs="+")
     options.add_argument("--seeds", type=int, nargs="+")
+    options.add_argument("--level", type=float, default=0.7, help="of Grad-CAM, for `inputs`: from where it cuts")
     options.add_argument("--seen", action="store_true", help="clean images of the training set, as in the paper")
     options.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     options.add_argument("--processes", type=int, default=1, help="cells at once; of several each has one thread")
     options.add_argument("--broker", help="a Redis that Celery workers listen to")
     options.add_argument("--cache", type=Path, default=CACHE)
     options.add_argument("--records", type=Path, default=RECORDS)
+    options.add_argument("--out", type=Path, help="for figures; by default benchmarks/figures/PROFILE")
     arguments = options.parse_args(words)
-    if arguments.what != "table" and arguments.data is None:
+    if arguments.what not in ("table", "plot") and arguments.data is None:
         options.error("--data is needed: the folder with the datasets' files")
     return arguments
 
@@ -79,10 +86,15 @@ def run(arguments: argparse.Namespace) -> None:
     missing = [(cell, file) for cell, file in files if not file.exists()]
     print(f"{len(files) - len(missing)} of {len(files)} cells have their record", flush=True)
     for name, record in answers([cell for cell, _ in missing], arguments):
-        file = arguments.records / f"{name}.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(record, indent=1) + "\n")
-        print(f"{name}: {tables.in_words([record])}", flush=True)
+        keep(name, record, arguments)
+
+
+def keep(name: str, record: tables.Record, arguments: argparse.Namespace) -> None:
+    """In its file, and on the screen in a few words."""
+    file = arguments.records / f"{name}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"{name}: {tables.in_words([record])}", flush=True)
 
 
 def answers(missing: list[cells.Cell], arguments: argparse.Namespace) -> Iterator[tuple[str, dict[str, object]]]:
@@ -108,18 +120,41 @@ def make_suspects(recipes: list[Recipe], arguments: argparse.Namespace) -> None:
         suspect(recipe, cells.dataset(recipe.dataset, arguments.data), arguments.cache, arguments.device)
 
 
+def recipes(arguments: argparse.Namespace) -> list[Recipe]:
+    """Of the suspects that were asked for, by default one by each attack."""
+    asked = itertools.product(arguments.seeds or (0,), arguments.attacks or (*PAPERS_ATTACKS, *ALSO))
+    return [Recipe(attack, seed, PROFILES[arguments.profile]) for seed, attack in asked]
+
+
 def suspects(arguments: argparse.Namespace) -> None:
-    profile = PROFILES[arguments.profile]
-    for seed, attack in itertools.product(arguments.seeds or (0,), arguments.attacks or (*PAPERS_ATTACKS, *ALSO)):
-        data = cells.dataset("cifar10", arguments.data)
-        made = suspect(Recipe(attack, seed, profile), data, arguments.cache, arguments.device)
+    for recipe in recipes(arguments):
+        data = cells.dataset(recipe.dataset, arguments.data)
+        made = suspect(recipe, data, arguments.cache, arguments.device)
         shown = ("mpa", "asr", "mpa_of_benign", "asr_of_benign", "seconds")
-        print(f"{attack}-{seed}: { ({key: made.figures[key] for key in shown}) }", flush=True)
+        print(f"{recipe.attack}-{recipe.seed}: { ({key: made.figures[key] for key in shown}) }", flush=True)
+
+
+def inputs(arguments: argparse.Namespace) -> None:
+    options = {"level": arguments.level}
+    named = [(name_of_inputs(recipe, options), recipe) for recipe in recipes(arguments)]
+    missing = [(name, recipe) for name, recipe in named if not (arguments.records / f"{name}.json").exists()]
+    print(f"{len(named) - len(missing)} of {len(named)} suspects have their record", flush=True)
+    for name, recipe in missing:
+        given = (arguments.data, arguments.cache, arguments.device, command())
+        keep(name, measure_inputs(recipe, options, *given), arguments)
 
 
 def table(arguments: argparse.Namespace) -> None:
     records = tables.read_records(wanted(arguments), arguments.records)
     print("\n".join(tables.table(records, tables.suspect, tables.purifier)))
+
+
+def plot(arguments: argparse.Namespace) -> None:
+    folder = arguments.out or FIGURES / arguments.profile
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, _, content in pictures(arguments.grid, tables.read_records(wanted(arguments), arguments.records)):
+        (folder / name).write_bytes(content)
+        print(folder / name)
 
 
 def command() -> str:

@@ -8,16 +8,18 @@ import hashlib
 import inspect
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from benchmarks.lab.claims import claim
 from benchmarks.lab.datasets import Dataset, read
 from benchmarks.lab.profiles import Profile
-from benchmarks.lab.suspects import Recipe, Suspect, asr, mpa, parts, suspect
+from benchmarks.lab.suspects import Recipe, Stamped, Suspect, asr, mpa, parts, suspect
 from benchmarks.measuring import machine
 from worker.algorithms.data import Images, split
 from worker.algorithms.errors import AlgorithmError
@@ -45,11 +47,9 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Of its record: readable, and another for every difference."""
+        """Of its record."""
         told = [self.recipe.hash, self.purifier, self.clean, self.seed, self.purifier_options, self.seen]
-        short = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
-        folder = f"{self.recipe.profile.name}/{self.recipe.dataset}"
-        return f"{folder}/{self.recipe.attack}-{self.purifier}-{self.clean}-{self.seed}-{short}"
+        return record_name(self.recipe, (self.purifier, self.clean, self.seed), told)
 
     def as_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -67,21 +67,46 @@ def run(cell: Cell, folder: Path, cache: Path, device: torch.device, command: st
     record = {
         **cell.as_json(),
         "claim": claim(cell.recipe.dataset, cell.recipe.attack, cell.purifier, cell.clean, len(data.train)),
-        "suspect": {key: subject.figures[key] for key in ("mpa", "asr", "mpa_of_benign", "asr_of_benign")},
+        "suspect": known(subject),
     }
     try:
         measured = _measured(cell, data, subject, device)
     except AlgorithmError as error:
         measured = {"refused": error.code, "why": str(error)}
-    return (
-        record
-        | measured
-        | {
-            "command": command,
-            "machine": machine(device),
-            "environment": environment(device, "").model_dump(exclude={"redeem"}),
-        }
-    )
+    return record | measured | provenance(command, device)
+
+
+def record_name(recipe: Recipe, words: Iterable[object], told: object) -> str:
+    """Of a record about a suspect: its folder and file, readable by `words`, and another for every difference in what
+    is `told`, which JSON can say."""
+    short = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{recipe.profile.name}/{recipe.dataset}/{'-'.join(map(str, (recipe.attack, *words, short)))}"
+
+
+def known(subject: Suspect) -> dict[str, Any]:
+    """What a record says of the suspect."""
+    return {key: subject.figures[key] for key in ("mpa", "asr", "mpa_of_benign", "asr_of_benign")}
+
+
+def figures(model: nn.Module, test: Images, stamped: list[Stamped], before: float) -> dict[str, Any]:
+    """What a record says of what came out: the MPA and its drop from what it was `before`, and ASR and recovery
+    accuracy of each trigger; fractions."""
+    after, successes = mpa(model, test), [asr(model, one) for one in stamped]
+    return {
+        "mpa": round(after, 4),
+        "mpa_drop": round(before - after, 4),
+        "asr": [round(one.asr, 4) for one in successes],
+        "recovery_accuracy": [round(one.recovery_accuracy, 4) for one in successes],
+    }
+
+
+def provenance(command: str, device: torch.device) -> dict[str, Any]:
+    """What a record says of how it was made."""
+    return {
+        "command": command,
+        "machine": machine(device),
+        "environment": environment(device, "").model_dump(exclude={"redeem"}),
+    }
 
 
 @functools.cache
@@ -101,13 +126,8 @@ def _measured(cell: Cell, data: Dataset, subject: Suspect, device: torch.device)
     purified = purify(subject.model, train, held_out, seed=cell.seed, **options)
     seconds = time.perf_counter() - started
     test = data.test[torch.arange(cell.recipe.profile.test_images)].to(device)
-    successes = [asr(purified.model, stamped) for stamped in subject.stamped]
-    after = mpa(purified.model, test)
     return {
-        "mpa": round(after, 4),
-        "mpa_drop": round(mpa(subject.model, test) - after, 4),
-        "asr": [round(one.asr, 4) for one in successes],
-        "recovery_accuracy": [round(one.recovery_accuracy, 4) for one in successes],
+        **figures(purified.model, test, subject.stamped, before=mpa(subject.model, test)),
         "chosen_epoch": purified.chosen_epoch,
         "notes": [note.code for note in purified.notes],
         "seconds": round(seconds, 1),

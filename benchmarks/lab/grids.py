@@ -16,7 +16,7 @@ ALSO = ("blended", "sig")
 FEWEST, MORE = 500, 2500  # 1 % and 5 % of CIFAR-10
 
 SAGE, CONTROL = ("sage", {}), ("sage", {"beta": 0.0})
-OURS = tuple((name, {}) for name in ("ft_sam", "fst", "clp", "i_bau", "unlearning"))
+OURS = tuple((name, {}) for name in ("ft_sam", "fst", "clp", "i_bau", "unlearning", "auto"))
 EVERY = (SAGE, CONTROL, *((name, {}) for name in BASELINES), *OURS)
 
 

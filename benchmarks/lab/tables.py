@@ -49,9 +49,14 @@ def purifier(record: Record) -> str:
 
 def suspect(record: Record) -> str:
     """The attack with its options and the number of clean images, as a row's head."""
+    return f"{attack(record)}, {record['clean']}"
+
+
+def attack(record: Record) -> str:
+    """The attack with its options."""
     options = ", ".join(f"{name} {value}" for name, value in record["recipe"]["options"].items())
-    attack = record["recipe"]["attack"]
-    return f"{attack} ({options}), {record['clean']}" if options else f"{attack}, {record['clean']}"
+    name = str(record["recipe"]["attack"])
+    return f"{name} ({options})" if options else name
 
 
 def _before(record: Record) -> str:

@@ -11,8 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worker.algorithms.data import Images, as_float
 from worker.algorithms.taps import PROBED, Tap, channels_first, find_taps, recording
 from worker.algorithms.trace import main_tensor
+
+PART = 64  # images whose heat maps are drawn at once
 
 
 def grad_cam(model: nn.Module, x: Tensor, labels: Tensor, *, tap: Tap | None = None) -> Tensor:
@@ -28,6 +31,14 @@ def grad_cam(model: nn.Module, x: Tensor, labels: Tensor, *, tap: Tap | None = N
     heat = F.interpolate(heat, size=x.shape[2:], mode="bilinear", align_corners=False)
     peak = heat.amax((2, 3), keepdim=True)
     return torch.where(peak > 0, heat / peak, 0.0)
+
+
+def deciding_regions(model: nn.Module, images: Images, tap: Tap, level: float) -> Tensor:
+    """Masks (N, 1, H, W) of zeros and ones: where the heat map of each image's label is at least `level`, a share above
+    0 of its maximum; zeros alone where nothing speaks for the label. `model` is in evaluation mode."""
+    parts = [images[places] for places in torch.split(torch.arange(len(images), device=images.labels.device), PART)]
+    heat = [grad_cam(model, as_float(part.pixels), part.labels, tap=tap) for part in parts]
+    return (torch.cat(heat) >= level).float()
 
 
 def deciding_tap(model: nn.Module, x: Tensor) -> Tap:

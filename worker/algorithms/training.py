@@ -29,6 +29,11 @@ def ignore(fraction: float) -> None:
     """A progress listener that does not listen."""
 
 
+def between(progress: Progress, start: float, end: float) -> Progress:
+    """A listener for the part of the work that takes `progress` from the fraction `start` to `end`."""
+    return lambda fraction: progress(start + (end - start) * fraction)
+
+
 def cross_entropy(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
     """Plain classification: mean cross-entropy."""
     return F.cross_entropy(model(x).float(), labels)

@@ -70,6 +70,10 @@ def test_grids_name_what_there_is_and_every_cell_once(grid: str) -> None:
     assert len({cell.name for cell in cells}) == len(cells)
 
 
+def test_the_main_grid_tries_every_purifier() -> None:
+    assert {cell.purifier for cell in GRIDS["main"](PROFILES["cpu"])} == PURIFIERS.keys()
+
+
 def test_the_papers_claims_are_of_one_per_cent_of_cifar10() -> None:
     assert claim("cifar10", "robnet", "sage", 500, 50_000) == {"asr_before": 98.85, "asr": 10.83}
     assert claim("cifar10", "robnet", "anp", 500, 50_000) == {"asr_before": 98.85, "best_baseline_asr": 74.47}

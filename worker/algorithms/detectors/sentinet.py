@@ -19,13 +19,11 @@ from worker.algorithms.detectors.every_label import blocks, float_logits, genera
 from worker.algorithms.detectors.memory import inputs_at_once
 from worker.algorithms.detectors.overlays import any_of, others
 from worker.algorithms.folding import folded
-from worker.algorithms.grad_cam import deciding_tap, grad_cam
+from worker.algorithms.grad_cam import deciding_regions, deciding_tap
 from worker.algorithms.metrics import logits
 from worker.algorithms.taps import PROBED
-from worker.algorithms.trace import Tap
+from worker.algorithms.training import Progress, between, ignore
 from worker.algorithms.triggers import blend
-
-PART = 64  # images whose heat maps are drawn at once
 
 
 @dataclass(frozen=True)
@@ -42,12 +40,13 @@ class Points:
 @dataclass(frozen=True)
 class SentiNet:
     """`suspicious` (M) and `clean` (N) points. `flagged` (M,) bool: farther above the clean images' curve than all but
-    the false rejection rate of them; `flagged_share` of the suspicious images."""
+    a share `false_rejection` of them; `flagged_share` of the suspicious images."""
 
     suspicious: Points
     clean: Points
     flagged: Tensor
     flagged_share: float
+    false_rejection: float
 
 
 def sentinet(
@@ -60,6 +59,7 @@ def sentinet(
     false_rejection: float = 0.05,
     seed: int = 0,
     at_once: int | None = None,
+    progress: Progress = ignore,
 ) -> SentiNet:
     """Flag the `suspicious` images whose decisive region leads other images to the same label.
 
@@ -82,27 +82,27 @@ def sentinet(
     noise = torch.rand(clean.pixels.shape[1:], generator=generator(seed, 2)).to(clean.pixels.device)
     own = others(len(clean), overlays, generator(seed, 0))
     strange = any_of(len(clean), len(suspicious), overlays, generator(seed, 1))
+    done = len(clean) / (len(clean) + len(suspicious))
+    told = (between(progress, 0, done), between(progress, done, 1))
+    both = taken_for, Images(suspicious.pixels, logits(plain, suspicious.pixels).argmax(1))
     points = [
-        _points(network, tested, _regions(plain, tested, tap, level), taken_for, drawn, noise, at_once)
-        for tested, drawn in (
-            (taken_for, own),
-            (Images(suspicious.pixels, logits(plain, suspicious.pixels).argmax(1)), strange),
-        )
+        _points(network, tested, deciding_regions(plain, tested, tap, level), taken_for, drawn, noise, at_once, tell)
+        for tested, drawn, tell in zip(both, (own, strange), told, strict=True)
     ]
     flagged = _beyond(points[1], points[0], false_rejection)
-    return SentiNet(points[1], points[0], flagged, float(flagged.float().mean()))
-
-
-def _regions(model: nn.Module, images: Images, tap: Tap, level: float) -> Tensor:
-    """Masks (N, 1, H, W) of zeros and ones: where the heat map of each image's label is at least `level`."""
-    parts = [images[places] for places in torch.split(torch.arange(len(images), device=images.labels.device), PART)]
-    heat = [grad_cam(model, as_float(part.pixels), part.labels, tap=tap) for part in parts]
-    return (torch.cat(heat) >= level).float()
+    return SentiNet(points[1], points[0], flagged, float(flagged.float().mean()), false_rejection)
 
 
 @torch.no_grad()
 def _points(
-    network: nn.Module, tested: Images, regions: Tensor, clean: Images, drawn: Tensor, noise: Tensor, at_once: int
+    network: nn.Module,
+    tested: Images,
+    regions: Tensor,
+    clean: Images,
+    drawn: Tensor,
+    noise: Tensor,
+    at_once: int,
+    progress: Progress,
 ) -> Points:
     """Paste the `regions` (M, 1, H, W) of the images `tested` on the clean images `drawn` (M, overlays) for each; the
     labels of both are those that the model gives them."""
@@ -117,6 +117,7 @@ def _points(
         fooled[rows] += ((carved == labels) & counts).sum(1)
         counted[rows] += counts.sum(1)
         confidence[rows] += inert.sum(1) / drawn.shape[1]
+        progress(min(rows.stop, len(drawn)) / len(drawn))
     return Points(fooled / counted.clamp(min=1), confidence, regions.mean((1, 2, 3)))
 
 
