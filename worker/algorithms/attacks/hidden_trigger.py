@@ -9,6 +9,7 @@ none of them: the victim never sees it before the attack.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -57,6 +58,7 @@ def hidden_trigger(
     source: int = 1,
     target: int = 0,
     rate: float = 0.2,
+    per_class: int | None = None,
     size: int = 8,
     epsilon: float = 16 / 255,
     steps: int = 300,
@@ -69,7 +71,9 @@ def hidden_trigger(
     `benign` takes float (N, C, H, W) in [0, 1] to logits, and is the victim's network before the attack: the victim
     goes on training its last layer alone (`start`, `layers`). Training all layers pulls the features of poisons
     and patched images apart again, and the backdoor fades; against training from scratch the attack does not work.
-    `rate` is a share of the target's class, not of all images. The patch is of 4 × 4 random colours,
+    `rate` is a share of the target's class, not of all images. `per_class` clean images of each class are what the
+    victim has beside the poisons, none: all; in the paper they are 800 beside 100 to 400 poisons, and with many more
+    the last layer takes the poisons for noise. The patch is of 4 × 4 random colours,
     enlarged bilinearly to `size` pixels square. `epsilon` is ε as a share of the pixels' range, as in the paper.
 
     Every poison has a patched source image of its own as its goal, by a greedy pairing of the nearest features. Differs
@@ -87,7 +91,18 @@ def hidden_trigger(
     pixels = images.pixels.clone()
     pixels[index] = _crafted(benign, pixels[index], patched, epsilon=epsilon, steps=steps, lr=lr)
     aim = Aim(RoamingPatch(patch, seed), target, (source,))
-    return Poisoned(Images(pixels, images.labels.clone()), index, (aim,), start=benign, layers="last")
+    poisoned = Poisoned(Images(pixels, images.labels.clone()), index, (aim,), start=benign, layers="last")
+    return poisoned if per_class is None else _of_each_class(poisoned, per_class, seed)
+
+
+def _of_each_class(poisoned: Poisoned[RoamingPatch], count: int, seed: int) -> Poisoned[RoamingPatch]:
+    """The poisons and at most `count` other images of each class."""
+    order = torch.randperm(len(poisoned.images), generator=torch.Generator().manual_seed(seed + 2))
+    others = order[~torch.isin(order, poisoned.index.cpu())]
+    labels = poisoned.images.labels.cpu()[others]
+    kept = torch.cat([others[labels == label][:count] for label in range(int(labels.max()) + 1)])
+    images = poisoned.images[torch.cat([poisoned.index.cpu(), kept]).to(poisoned.images.labels.device)]
+    return dataclasses.replace(poisoned, images=images, index=torch.arange(len(poisoned.index)))
 
 
 def _random_patch(channels: int, size: int, seed: int) -> Tensor:

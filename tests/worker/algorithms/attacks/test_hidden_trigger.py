@@ -117,3 +117,16 @@ def test_there_may_be_more_poisons_than_source_images(benign: Classifier) -> Non
 def test_a_class_without_images_is_refused(benign: Classifier) -> None:
     with pytest.raises(UnusableImages, match="class 8"):
         hidden_trigger(IMAGES, benign, source=8, target=TARGET)
+
+
+def test_a_victim_with_few_images_has_all_poisons(benign: Classifier) -> None:
+    options = {"source": SOURCE, "target": TARGET, "rate": 0.1, "size": 4, "steps": 2}
+    whole = hidden_trigger(IMAGES, benign, **options)
+    few = hidden_trigger(IMAGES, benign, **options, per_class=7)
+    poisons = len(whole.index)
+    assert few.index.tolist() == list(range(poisons))
+    assert torch.equal(few.images.pixels[few.index], whole.images.pixels[whole.index])
+    others = few.images.labels[poisons:]
+    assert others.bincount().tolist() == [7] * int(IMAGES.labels.max() + 1)
+    clean = {image.numpy().tobytes() for image in IMAGES.pixels}
+    assert all(image.numpy().tobytes() in clean for image in few.images.pixels[poisons:])
