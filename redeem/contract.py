@@ -1,4 +1,5 @@
-"""The wire, v1: every request, resource and report that crosses HTTP. The options of the methods are in `options.py`.
+"""The wire, v1: every request, resource and report that crosses HTTP. The options of the methods are in `options.py`
+and `detector_options.py`, what is measured of a model in `assessment.py`.
 
 Fractions are in [0, 1]; times are UTC; ids are UUIDv7; hashes are lower-case SHA-256 hex. What a client sends is
 checked strictly (an unknown field is an error); what it receives may grow new fields within v1.
@@ -11,21 +12,15 @@ from enum import StrEnum
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+
+from redeem.assessment import Assessment
+from redeem.wire import Fraction, Request, Resource
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Tags = Annotated[dict[str, Annotated[str, StringConstraints(max_length=256)]], Field(max_length=32)]
 Item = TypeVar("Item")
-
-
-class Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-class Resource(BaseModel):
-    model_config = ConfigDict(extra="ignore")
 
 
 # Uploads ---------------------------------------------------------------------------------------------------------
@@ -189,11 +184,20 @@ class MethodRequest(Request):
     options: dict[str, Any] = {}
 
 
+def _each_once(methods: list[MethodRequest]) -> list[MethodRequest]:
+    # A report has one place for the findings of a detector.
+    if len({method.name for method in methods}) < len(methods):
+        raise ValueError("every detector may be named once")
+    return methods
+
+
 class JobOptions(Request):
     """What a job is to do, whatever it does it with."""
 
     purifier: MethodRequest = MethodRequest(name="sage")
-    detectors: Annotated[list[MethodRequest], Field(max_length=8)] = [MethodRequest(name="neural_cleanse")]
+    detectors: Annotated[list[MethodRequest], Field(max_length=16), AfterValidator(_each_once)] = [
+        MethodRequest(name="neural_cleanse")
+    ]
     policy: Policy = Policy()
     seed: Seed = 0
     labels: Tags = {}
@@ -254,68 +258,6 @@ class Page(Resource, Generic[Item]):
 
 
 # Reports ---------------------------------------------------------------------------------------------------------
-
-
-class NeuralCleanse(Resource):
-    """Neural Cleanse over all labels. `norms` are L1 norms of the reversed masks in pixels; `reached` says whether
-    the reversed trigger flips enough images to the label; a label that was not reached has no usable norm and counts
-    with that of a full mask, all `pixels`.
-
-    `statistic` says what `index` and `indices` (one a label) are. "mad": distances below the median in units of the
-    median absolute deviation, which the paper suspects above 2; labels are flagged by `p_value` and size. "ratio": the
-    median of the other norms over the norm, suspicious from 10 on; it stands in where there are two or three labels, or
-    where the MAD is zero, and has no p-value. `index` is that of the smallest norm.
-    """
-
-    index: float
-    p_value: Fraction | None
-    flagged: list[int]
-    norms: list[float]
-    reached: list[bool]
-    statistic: Literal["mad", "ratio"] = "mad"
-    indices: list[float] = []
-    median: float | None = None
-    mad: float | None = None
-    """Median absolute deviation of the norms, in pixels, not scaled."""
-    median_suspect: bool = False
-    """Half of the labels or more have triggers so small that the median itself may be of backdoors."""
-    pixels: int | None = None
-    """H · W of an image: the norm of a full mask."""
-    images: int | None = None
-    """Clean images that the triggers were reversed on."""
-    seeds: int = 1
-    """Searches made; `norms` are medians over them."""
-    spread: list[float] = []
-    """The largest less the smallest norm of each label over the seeds."""
-
-
-class MpaDrop(Resource):
-    """By how much the MPA fell against the suspect's, on the same images: `lost` of them the suspect had right and this
-    model has wrong, `gained` the other way round. `drop` is (lost - gained) / images, negative where the MPA rose;
-    `interval` covers the drop on all images of the kind with 95 % confidence."""
-
-    drop: float
-    interval: tuple[float, float]
-    lost: int
-    gained: int
-
-
-class Assessment(Resource):
-    """One measurement of one model. None means not measured, and a flag says why. The intervals are Wilson's, of 95 %;
-    `mpa_drop` is None for the suspect itself."""
-
-    mpa: Fraction
-    mpa_images: int
-    mpa_interval: tuple[Fraction, Fraction] | None = None
-    mpa_drop: MpaDrop | None = None
-    mpa_per_class: list[Fraction | None]
-    asr: Fraction | None
-    asr_images: int
-    asr_interval: tuple[Fraction, Fraction] | None = None
-    recovery_accuracy: Fraction | None
-    surrogate_asr: Fraction | None
-    surrogate_asr_images: int = 0
-    neural_cleanse: NeuralCleanse | None
 
 
 class Flag(Resource):

@@ -15,10 +15,10 @@ from redeem.contract import (
     JobOptions,
     JobRequest,
     Preprocessing,
-    Request,
 )
 from redeem.errors import BadInput
 from redeem.transfer import Advance, ignore
+from redeem.wire import Request
 
 
 class ModelFile(Request):

@@ -1,4 +1,4 @@
-"""The options of every purifier and detector, as they cross the wire.
+"""The options of every purifier, as they cross the wire; those of the detectors are in `detector_options.py`.
 
 They are the public face of the functions in `worker.algorithms`: names, types and defaults are the same, and a test
 keeps them so.
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from redeem.contract import Request
+from redeem.wire import Request
 
 SAGE_PAPER: dict[str, Any] = {
     "epochs": 100,
@@ -253,6 +253,10 @@ class IBauOptions(Request):
 class UnlearningOptions(Request):
     """Unlearning by Neural Cleanse (S&P 2019): fine-tuned with the reversed trigger on images with true labels."""
 
+    triggers: Annotated[
+        tuple[Literal["patch", "pattern", "warp"], ...],
+        Field(min_length=1, max_length=3, description="kinds to search: patches, faint patterns over all, warps"),
+    ] = ("patch",)
     share: Annotated[float, Field(ge=0, le=1, description="of a batch that is stamped; 0 is fine-tuning")] = 0.2
     steps: Annotated[int, Field(ge=10, le=10_000, description="of Neural Cleanse")] = 300
     epochs: Epochs = 20
@@ -276,23 +280,9 @@ class AutoOptions(Request):
         0.03
     )
     max_residue: Annotated[
-        float, Field(gt=0, le=1, description="of a backdoor, by reversed triggers and faint patterns")
+        float, Field(gt=0, le=1, description="of a backdoor: the attack success of triggers that can be found")
     ] = 0.2
     steps: Annotated[int, Field(ge=10, le=10_000, description="of Neural Cleanse")] = 300
-
-
-class NeuralCleanseOptions(Request):
-    """Trigger reversal for every label, and the MAD anomaly index of the reversed masks' norms."""
-
-    steps: Annotated[int, Field(ge=10, le=10_000)] = 300
-    batch_size: Annotated[
-        int, Field(ge=1, le=1024, description="clean images a step for each label; fewer with more than 12 labels")
-    ] = 16
-    lr: Rate = 0.1
-    asr_threshold: Annotated[float, Field(gt=0, le=1, description="share of images a trigger has to flip")] = 0.99
-    initial_cost: Annotated[float, Field(gt=0)] = 1e-3
-    cost_multiplier: Annotated[float, Field(gt=1)] = 1.5
-    seeds: Annotated[int, Field(ge=1, le=20, description="searches; the norm of a label is its median over them")] = 1
 
 
 PURIFIER_OPTIONS: dict[str, type[Request]] = {
@@ -310,4 +300,3 @@ PURIFIER_OPTIONS: dict[str, type[Request]] = {
     "unlearning": UnlearningOptions,
     "auto": AutoOptions,
 }
-DETECTOR_OPTIONS: dict[str, type[Request]] = {"neural_cleanse": NeuralCleanseOptions}

@@ -13,8 +13,8 @@ import torch
 from obstore.store import ObjectStore
 from sqlalchemy.exc import OperationalError
 
+from redeem.assessment import Assessment
 from redeem.contract import (
-    Assessment,
     CleanSummary,
     Flag,
     JobError,

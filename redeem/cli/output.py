@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from redeem.contract import Assessment, Job, JobState, NeuralCleanse, Outcome, Report
+from redeem.assessment import Assessment, NeuralCleanse
+from redeem.contract import Job, JobState, Outcome, Report
 from redeem.errors import RedeemError, ServerProblem
 
 EXIT_PASS, EXIT_FAIL, EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 4, 130

@@ -7,8 +7,10 @@ import inspect
 from fastapi import APIRouter
 
 from redeem.architectures import ARCHITECTURES
-from redeem.contract import ArchitectureFamily, Method, Request
-from redeem.options import DETECTOR_OPTIONS, PURIFIER_OPTIONS
+from redeem.contract import ArchitectureFamily, Method
+from redeem.detector_options import DETECTOR_OPTIONS
+from redeem.options import PURIFIER_OPTIONS
+from redeem.wire import Request
 
 router = APIRouter(tags=["catalogue"])
 

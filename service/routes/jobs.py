@@ -12,9 +12,10 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
-from redeem import contract
+from redeem import wire
 from redeem.contract import BundleRole, FieldError, Job, JobError, JobRequest, JobState, MethodRequest, Page
-from redeem.options import DETECTOR_OPTIONS, PURIFIER_OPTIONS
+from redeem.detector_options import DETECTOR_OPTIONS
+from redeem.options import PURIFIER_OPTIONS
 from service import records
 from service.context import Context, Here
 from service.errors import InvalidRequest, UnknownMethod, WrongKind
@@ -103,7 +104,7 @@ def _check_bundle(session: Session, id: UUID, role: BundleRole) -> None:
         raise WrongKind(f"`{role}` wants a {role} bundle, and {id} is a {bundle.role} one.")
 
 
-def _resolved(method: MethodRequest, known: dict[str, type[contract.Request]], field: str) -> MethodRequest:
+def _resolved(method: MethodRequest, known: dict[str, type[wire.Request]], field: str) -> MethodRequest:
     """With all its options, checked, the defaults of today included: a job says what it ran with."""
     if method.name not in known:
         raise UnknownMethod(f"`{field}` names {method.name}, which is not one of: {', '.join(known)}.")

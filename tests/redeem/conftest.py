@@ -11,10 +11,10 @@ from uuid import UUID
 
 import pytest
 
+from redeem.assessment import Assessment
 from redeem.client import Client
 from redeem.contract import (
     Architecture,
-    Assessment,
     CleanSummary,
     Environment,
     Job,

@@ -9,7 +9,8 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from redeem.options import DETECTOR_OPTIONS, PURIFIER_OPTIONS
+from redeem.detector_options import DETECTOR_OPTIONS
+from redeem.options import PURIFIER_OPTIONS
 from service.tables import now
 from tests.service.running import Service, problem
 
@@ -38,11 +39,19 @@ def test_a_job_says_all_the_options_it_runs_with(service: Service, inputs: dict[
     assert job["policy"]["max_asr"] == 0.2
 
 
+def test_a_job_may_have_all_detectors(service: Service, inputs: dict[str, Any]) -> None:
+    job = service.post("/v1/jobs", {**inputs, "detectors": [{"name": name} for name in DETECTOR_OPTIONS]}, 202)
+    assert job["detectors"] == [
+        {"name": name, "options": options().model_dump(mode="json")} for name, options in DETECTOR_OPTIONS.items()
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "code", "where"),
     [
         ({"purifier": {"name": "magic"}}, "unknown_method", None),
         ({"detectors": [{"name": "magic"}]}, "unknown_method", None),
+        ({"detectors": [{"name": "strip"}, {"name": "strip"}]}, "invalid_request", "body.detectors"),
         ({"purifier": {"name": "sage", "options": {"beta": -1}}}, "invalid_request", "body.purifier.options.beta"),
         ({"purifier": {"name": "sage", "options": {"alpha": 1}}}, "invalid_request", "body.purifier.options.alpha"),
         ({"detectors": [{"name": "neural_cleanse", "options": {"steps": "x"}}]}, "invalid_request", "steps"),

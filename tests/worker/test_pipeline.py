@@ -181,6 +181,31 @@ def test_a_job_without_triggered_images_and_detectors_says_so(
     assert {"asr_not_measured", "detection_not_run"} <= {flag.code for flag in report.flags}
 
 
+def test_a_job_with_many_detectors_has_their_findings(workplace: Workplace, submitted: Callable[..., UUID]) -> None:
+    quick: dict[str, dict[str, Any]] = {
+        "neural_cleanse": {"steps": 20, "batch_size": 8},
+        "brain_stimulation": {"steps": 10, "batch_size": 4, "seeds": 4, "levels": 1, "most": 2},
+        "universal_perturbation": {"steps": 2, "batch_size": 4},
+        "strip": {"overlays": 2},
+        "retuning": {"epochs": 1},
+        "weight_path": {"points": 2},
+    }
+    job = submitted(detectors=[MethodRequest(name=name, options=options) for name, options in quick.items()])
+    run(workplace, job)
+    assert workplace.row(job).state == "succeeded", workplace.row(job).error_detail
+    report = workplace.report(job)
+    assert report.before.neural_cleanse is not None
+    flagged = report.before.neural_cleanse.flagged
+    for assessment in (report.before, report.after):
+        for name in ("brain_stimulation", "universal_perturbation", "strip"):
+            assert getattr(assessment, name) is not None
+    for name in ("retuning", "weight_path"):
+        assert getattr(report.before, name) is None
+        not_run = f"{name}_not_run" in {flag.code for flag in report.flags}
+        assert (getattr(report.after, name) is None) == not_run == (not flagged)
+    assert report.before.sentinet is None  # nobody asked for it
+
+
 def test_a_message_that_comes_again_does_nothing(workplace: Workplace, submitted: Callable[..., UUID]) -> None:
     job = submitted(detectors=[])
     run(workplace, job)

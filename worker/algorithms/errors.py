@@ -46,7 +46,7 @@ class UnknownArchitecture(AlgorithmError):
 
 class TooFewTaps(AlgorithmError):
     code = "too_few_taps"
-    hint = "SAGE aligns attention maps of at least two layers; name them in the option `taps`, or use another purifier."
+    hint = "At least two layers with attention maps are needed: name them in the option `taps`, or use another method."
 
 
 class UnfitNetwork(AlgorithmError):

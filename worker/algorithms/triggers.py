@@ -26,10 +26,13 @@ class Trigger:
     mask: Tensor
     pattern: Tensor
 
+    def put(self, x: Tensor) -> Tensor:
+        """float (N, C, H, W) in [0, 1] to the same, triggered."""
+        return blend(x, self.mask.to(x.device), self.pattern.to(x.device))
+
     def stamp(self, pixels: Tensor) -> Tensor:
         """uint8 (N, C, H, W) to the same, triggered, and rounded as a real image file would be."""
-        blended = blend(as_float(pixels), self.mask.to(pixels.device), self.pattern.to(pixels.device))
-        return blended.mul(255).round_().clamp_(0, 255).to(torch.uint8)
+        return self.put(as_float(pixels)).mul(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def blend(x: Tensor, mask: Tensor, pattern: Tensor) -> Tensor:

@@ -7,10 +7,11 @@ import dataclasses
 import torch
 from torch import nn
 
-from redeem import contract
-from redeem.contract import Assessment, MethodRequest
+from redeem.assessment import Assessment, MpaDrop, NeuralCleanse
+from redeem.contract import MethodRequest
+from worker.algorithms.aim import Aim
 from worker.algorithms.data import Images
-from worker.algorithms.detectors import DETECTORS
+from worker.algorithms.detectors.neural_cleanse import neural_cleanse
 from worker.algorithms.detectors.reversal import ReversedTriggers
 from worker.algorithms.metrics import (
     accuracy,
@@ -20,7 +21,8 @@ from worker.algorithms.metrics import (
     logits,
     wilson_interval,
 )
-from worker.algorithms.training import Progress, ignore
+from worker.algorithms.training import Progress, between, ignore
+from worker.stages.detect import AFTERWARDS, Scene, detect
 from worker.stages.kept import Kept
 from worker.stages.load import CleanParts, Inputs
 
@@ -35,40 +37,46 @@ def assess(
     suspects_flagged: list[int] | None = None,
     progress: Progress = ignore,
 ) -> Kept:
-    """MPA, ASR, Neural Cleanse, surrogate ASR of `model`: facts are an `Assessment`, tensors the reversed triggers.
+    """MPA, ASR, surrogate ASR of `model`, and what the detectors find: facts are an `Assessment`, tensors the triggers
+    that Neural Cleanse reversed.
 
     MPA is of the report part of the clean bundle, which no purifier has seen. The surrogate ASR stamps the triggers
     that were reversed on the **suspect** for its flagged labels: give them when a purified model is measured. Without
-    them the model is the suspect. Neural Cleanse and the surrogate ASR have images of their own: see `for_triggers`.
+    them the model is the suspect. Detectors and the surrogate ASR have images of their own: see `for_triggers`. Some
+    detectors have their turn after purification only (`detect.AFTERWARDS`).
     """
-    report, num_classes = inputs.clean.report, inputs.loaded.num_classes
+    report, scene = inputs.clean.report, _scene(model, inputs, suspects_triggers, suspects_flagged or [], seed)
     predictions = logits(model, report.pixels).argmax(1)
     success = None
     if inputs.triggered is not None:
         triggered = inputs.triggered
         success = attack_success(logits(model, triggered.images.pixels).argmax(1), triggered.images, triggered.targets)
-    to_reverse, to_stamp = for_triggers(inputs.clean)
-    found, tensors = _neural_cleanse(model, to_reverse, num_classes, detectors, seed, progress)
+    detectors = [each for each in detectors if model is not inputs.suspect or each.name not in AFTERWARDS]
+    beside = [each for each in detectors if each.name != "neural_cleanse"]
+    halt = 1 - len(beside) / max(1, len(detectors))  # where in the progress Neural Cleanse ends
+    found, tensors = _neural_cleanse(scene, detectors, between(progress, 0, halt))
     if suspects_triggers is None and found is not None:
         suspects_triggers, suspects_flagged = as_triggers(tensors), found.flagged
+    surrogate = surrogate_asr(model, scene.to_measure, suspects_triggers, suspects_flagged or [])
+    others, missing = detect(scene, beside, between(progress, halt, 1))
     mpa, drop = accuracy(predictions, report.labels), None
     if model is not inputs.suspect:
         drop = accuracy_drop(logits(inputs.suspect, report.pixels).argmax(1), predictions, report.labels)
-    surrogate = surrogate_asr(model, to_stamp, suspects_triggers, suspects_flagged or [])
     assessment = Assessment(
         mpa=mpa,
         mpa_images=len(report),
         mpa_interval=wilson_interval(mpa, len(report)),
-        mpa_drop=contract.MpaDrop(**vars(drop)) if drop else None,
-        mpa_per_class=accuracy_per_class(predictions, report.labels, num_classes),
+        mpa_drop=MpaDrop(**vars(drop)) if drop else None,
+        mpa_per_class=accuracy_per_class(predictions, report.labels, scene.num_classes),
         asr=success.asr if success else None,
         asr_images=success.counted if success else 0,
         asr_interval=wilson_interval(success.asr, success.counted) if success else None,
         recovery_accuracy=success.recovery_accuracy if success else None,
         surrogate_asr=surrogate,
-        surrogate_asr_images=0 if surrogate is None else len(to_stamp),
+        surrogate_asr_images=0 if surrogate is None else len(scene.to_measure),
         neural_cleanse=found,
-    )
+        missing=missing,
+    ).model_copy(update=others)
     return Kept(assessment.model_dump(mode="json"), tensors)
 
 
@@ -113,22 +121,34 @@ def as_triggers(tensors: dict[str, torch.Tensor]) -> ReversedTriggers | None:
     return ReversedTriggers(**tensors) if tensors else None
 
 
+def _scene(model: nn.Module, inputs: Inputs, triggers: ReversedTriggers | None, flagged: list[int], seed: int) -> Scene:
+    """`triggers` were reversed on the suspect, for its `flagged` labels too: smallest norm first."""
+    to_reverse, to_stamp = for_triggers(inputs.clean)
+    return Scene(
+        model=model,
+        suspect=inputs.suspect,
+        num_classes=inputs.loaded.num_classes,
+        to_search=to_reverse,
+        to_measure=to_stamp,
+        train=inputs.clean.train,
+        triggered=inputs.triggered.images if inputs.triggered else None,
+        surrogate=Aim(triggers[flagged[0]], flagged[0]) if triggers is not None and flagged else None,
+        seed=seed,
+    )
+
+
 def _neural_cleanse(
-    model: nn.Module,
-    images: Images,
-    num_classes: int,
-    detectors: list[MethodRequest],
-    seed: int,
-    progress: Progress,
-) -> tuple[contract.NeuralCleanse | None, dict[str, torch.Tensor]]:
+    scene: Scene, detectors: list[MethodRequest], progress: Progress
+) -> tuple[NeuralCleanse | None, dict[str, torch.Tensor]]:
     wanted = next((detector for detector in detectors if detector.name == "neural_cleanse"), None)
     if wanted is None:
         return None, {}
-    result = DETECTORS["neural_cleanse"](
-        model, images, num_classes=num_classes, seed=seed, progress=progress, **wanted.options
+    images = scene.to_search
+    result = neural_cleanse(
+        scene.model, images, num_classes=scene.num_classes, seed=scene.seed, progress=progress, **wanted.options
     )
     triggers = result.triggers
-    found = contract.NeuralCleanse(
+    found = NeuralCleanse(
         **dataclasses.asdict(result.anomaly),
         norms=result.norms.tolist(),
         reached=triggers.reached.tolist(),

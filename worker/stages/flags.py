@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from redeem.contract import Assessment, Flag, NeuralCleanse
+from redeem.assessment import Assessment, NeuralCleanse
+from redeem.contract import Flag
 from worker.algorithms.detectors.anomaly import FEWEST_FOR_MAD, SMALL_NORM
+from worker.stages.detector_flags import of_detectors, others_ran
 from worker.stages.judge import trigger_works
 
 FEW_IMAGES = 100  # below this one image is worth a point of accuracy or more
@@ -21,22 +23,7 @@ def flags(before: Assessment, after: Assessment) -> list[Flag]:
                 advice="If you know or suspect a trigger, send a bundle of stamped images under their true labels.",
             )
         )
-    if before.neural_cleanse is None:
-        found.append(
-            Flag(
-                code="detection_not_run",
-                message="No detector was run, so nothing was searched for.",
-                advice="Ask for the detector neural_cleanse.",
-            )
-        )
-    elif not before.neural_cleanse.flagged:
-        found.append(
-            Flag(
-                code="nc_inconclusive",
-                message="Neural Cleanse flagged no label of the suspect. Its silence afterwards proves nothing.",
-                advice="It misses large, blended and warped triggers; triggered images would decide.",
-            )
-        )
+    found.extend(_of_search(before, after))
     found.extend(_of_images(after))
     if before.asr is not None and not trigger_works(before.asr):
         found.append(
@@ -58,7 +45,36 @@ def flags(before: Assessment, after: Assessment) -> list[Flag]:
     found.extend(_of_statistics({name: cleanse for name, cleanse in searched.items() if cleanse is not None}))
     if before.neural_cleanse is not None and after.neural_cleanse is not None:
         found.extend(_of_change(before.neural_cleanse, after.neural_cleanse))
-    return found
+    return [*found, *of_detectors(before, after)]
+
+
+def _of_search(before: Assessment, after: Assessment) -> list[Flag]:
+    """Where no trigger was searched for, or none was found."""
+    if before.neural_cleanse is None and others_ran(before, after):
+        return [
+            Flag(
+                code="neural_cleanse_not_run",
+                message="Neural Cleanse was not run: no trigger was reversed, and the surrogate ASR was not measured.",
+                advice="Ask for the detector neural_cleanse as well; the others do not count in a verdict.",
+            )
+        ]
+    if before.neural_cleanse is None:
+        return [
+            Flag(
+                code="detection_not_run",
+                message="No detector was run, so nothing was searched for.",
+                advice="Ask for the detector neural_cleanse.",
+            )
+        ]
+    if not before.neural_cleanse.flagged:
+        return [
+            Flag(
+                code="nc_inconclusive",
+                message="Neural Cleanse flagged no label of the suspect. Its silence afterwards proves nothing.",
+                advice="It misses large, blended and warped triggers; triggered images would decide.",
+            )
+        ]
+    return []
 
 
 def _of_images(after: Assessment) -> list[Flag]:

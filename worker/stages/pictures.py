@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from redeem.contract import Assessment, NeuralCleanse
+from redeem.assessment import Assessment, NeuralCleanse
 from worker.algorithms.detectors.reversal import ReversedTriggers
 from worker.algorithms.triggers import Trigger
 from worker.stages.drawing import AFTER, BEFORE, Picture, array, png, svg

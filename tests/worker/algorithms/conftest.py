@@ -6,6 +6,7 @@ import torch
 from tests.worker.algorithms.networks import noisy_stripes, small_classifier
 from worker.algorithms.attacks.badnets import badnets
 from worker.algorithms.attacks.poisoned import Poisoned
+from worker.algorithms.attacks.wanet import wanet
 from worker.algorithms.augment import crop
 from worker.algorithms.classifier import Classifier
 from worker.algorithms.data import Images
@@ -29,6 +30,12 @@ def suspect(poisoned: Poisoned) -> Classifier:
 def benign() -> Classifier:
     """The suspect's twin, trained the same way on clean images. Do not change it."""
     return trained_on(noisy_stripes(1200, seed=1))
+
+
+@pytest.fixture(scope="session")
+def warped_suspect() -> Classifier:
+    """A network whose trigger is a warp for label 0. Do not change it."""
+    return trained_on(wanet(noisy_stripes(1200, seed=1), rate=0.15, cover_rate=0.0, strength=3.0).images)
 
 
 def trained_on(images: Images) -> Classifier:

@@ -12,10 +12,10 @@ from worker.algorithms.data import Images
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
-def small_classifier(num_classes: int = 4, width: int = 8, seed: int = 0) -> Classifier:
+def small_classifier(num_classes: int = 4, width: int = 8, seed: int = 0, in_channels: int = 3) -> Classifier:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Classifier(resnet18(num_classes, 3, width), MEAN, STD).eval()
+        return Classifier(resnet18(num_classes, in_channels, width), MEAN[:in_channels], STD[:in_channels]).eval()
 
 
 def noisy_stripes(count: int, num_classes: int = 4, size: int = 16, seed: int = 0) -> Images:

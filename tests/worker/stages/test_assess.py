@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from redeem.contract import Assessment, MethodRequest, NeuralCleanse
+from redeem.assessment import Assessment, NeuralCleanse
+from redeem.contract import MethodRequest
 from tests.worker import lab
 from worker.algorithms.architectures import Loaded
 from worker.algorithms.classifier import Classifier
@@ -160,6 +161,35 @@ def test_neural_cleanse_leaves_its_triggers_and_hears_of_its_progress() -> None:
     assert (found.pixels, found.images, found.seeds, found.spread) == (64, 4, 1, [0.0] * 3)
     assert heard == [1.0]
     assert as_triggers({}) is None
+
+
+def test_some_detectors_have_their_turn_after_purification_with_the_smallest_trigger() -> None:
+    given, heard = inputs(images([0, 2, 1, 1])), list[float]()
+    wanted = [MethodRequest(name="weight_path", options={"points": 2}), *CLEANSE]
+    before = assess(given.suspect, given, wanted, seed=0)
+    assert (before.facts["weight_path"], before.facts["missing"]) == (None, [])
+    after = assess(
+        copy.deepcopy(given.suspect),
+        given,
+        wanted,
+        seed=0,
+        suspects_triggers=reversed_triggers(),
+        suspects_flagged=[1, 0],  # smallest norm first
+        progress=heard.append,
+    )
+    found = Assessment.model_validate(after.facts)
+    assert found.weight_path is not None
+    assert (found.weight_path.label, found.weight_path.surrogate_asrs) == (1, [1.0, 1.0])
+    assert found.weight_path.images == found.surrogate_asr_images
+    assert found.neural_cleanse is not None
+    assert sorted({*heard}) == heard[:3] == [0.5, 0.75, 1.0]  # Neural Cleanse first
+
+
+def test_a_detector_that_cannot_run_is_missing() -> None:
+    given = inputs(images([0, 1, 2]))
+    found = assessed(given, [MethodRequest(name="strip")])
+    assert found.strip is None
+    assert [(missing.detector, missing.kind) for missing in found.missing] == [("strip", "not_run")]
 
 
 def test_measuring_changes_nothing(suspect: nn.Module) -> None:

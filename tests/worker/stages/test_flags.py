@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from redeem.contract import Assessment, NeuralCleanse
+from redeem.assessment import Assessment, NeuralCleanse
 from tests.worker.stages.test_judge import INFECTED, cleanse, measured
 from worker.stages.flags import flags
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from redeem.contract import Assessment, MpaDrop, NeuralCleanse, Outcome, Policy
+from redeem.assessment import Assessment, MpaDrop, NeuralCleanse
+from redeem.contract import Outcome, Policy
 from worker.algorithms.metrics import accuracy, drop_interval
 from worker.stages.judge import judge
 

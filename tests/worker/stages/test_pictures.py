@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from redeem.contract import Assessment, NeuralCleanse
+from redeem.assessment import Assessment, NeuralCleanse
 from tests.worker import lab
 from tests.worker.stages.test_load import loaded_from
 from worker.algorithms.detectors.reversal import ReversedTriggers

@@ -19,13 +19,12 @@ from torch import Tensor, nn
 from worker.algorithms.data import Images, as_float
 from worker.algorithms.errors import UnfitOptions
 from worker.algorithms.features import features, find_head, penultimate
-from worker.algorithms.folding import folded
+from worker.algorithms.folding import TRIED, folded
 from worker.algorithms.precision import autocast
 from worker.algorithms.triggers import Trigger, blend
 
 LR = 0.05  # of Adam, on pixels in [0, 1]
 SURVEYED = 512  # images that show what is usual for a unit
-TRIED = 16  # images that show whether the folded network is the same
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """(weight (D,), activation (D,)) to a score (D,): how well a unit serves. `weight` sums the absolute weights from a

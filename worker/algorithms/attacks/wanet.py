@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from worker.algorithms.attacks.poisoned import Poisoned, poison
-from worker.algorithms.data import Images, as_float
-
-
-@dataclass(frozen=True)
-class Warp:
-    """`grid` (H, W, 2) in [-1, 1]: where each pixel of the warped image is taken from, as (x, y)."""
-
-    grid: Tensor
-
-    def stamp(self, pixels: Tensor) -> Tensor:
-        """uint8 (N, C, H, W) to the same, warped bilinearly, and rounded as a real image file would be."""
-        return warped(pixels, self.grid[None].to(pixels.device).expand(len(pixels), -1, -1, -1))
+from worker.algorithms.data import Images
+from worker.algorithms.warp import Warp, smooth_fields, warped
 
 
 def wanet(
@@ -58,18 +45,11 @@ def wanet(
     return poisoned
 
 
-def warped(pixels: Tensor, grids: Tensor) -> Tensor:
-    """uint8 (N, C, H, W) sampled at `grids` (N, H, W, 2), bilinearly, corner to corner; uint8 again."""
-    sampled = F.grid_sample(as_float(pixels), grids, mode="bilinear", padding_mode="border", align_corners=True)
-    return sampled.mul(255).round_().clamp_(0, 255).to(torch.uint8)
-
-
 def _field(size: tuple[int, ...], grid_size: int, strength: float, seed: int) -> Tensor:
-    """The identity plus smooth random shifts: (H, W, 2), in the units of `grid_sample`."""
-    height, width = size
+    """A grid (H, W, 2) of smooth random shifts. The paper divides them by the side of the image, of which its grid
+    spans two units: `strength` / 2 pixels on average."""
     generator = torch.Generator().manual_seed(seed)
     shifts = torch.rand(1, 2, grid_size, grid_size, generator=generator) * 2 - 1
-    shifts = F.interpolate(shifts / shifts.abs().mean(), size=(height, width), mode="bicubic", align_corners=True)
-    rows, columns = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
-    identity = torch.stack([columns, rows], dim=-1)
-    return (identity + strength * shifts[0].permute(1, 2, 0) / torch.tensor([width, height])).clamp(-1, 1)
+    height, width = size
+    pixels = strength / 2 * torch.tensor([(width - 1) / width, (height - 1) / height])
+    return smooth_fields(shifts / shifts.abs().mean() * pixels[:, None, None], size)[0]

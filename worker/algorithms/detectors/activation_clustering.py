@@ -18,6 +18,7 @@ from worker.algorithms.detectors.clustering import principal_components, silhoue
 from worker.algorithms.detectors.every_label import generator
 from worker.algorithms.features import features
 from worker.algorithms.metrics import logits
+from worker.algorithms.training import Progress, ignore
 
 FEWEST = 10  # clean and suspicious images of a class each; of fewer, a share says nothing
 
@@ -48,6 +49,7 @@ def activation_clustering(
     largest_size: float = 0.35,
     smallest_silhouette: float = 0.1,
     seed: int = 0,
+    progress: Progress = ignore,
 ) -> ActivationClustering:
     """Cluster the penultimate features of clean and suspicious images that the model takes for the same class.
 
@@ -67,6 +69,7 @@ def activation_clustering(
     poisonous = torch.zeros(len(pixels), dtype=torch.bool, device=pixels.device)
     flagged_labels = []
     for label in range(num_classes):
+        progress((label + 1) / num_classes)
         places = [place for place, prediction in enumerate(predicted) if prediction == label]
         honest = sum(place < count for place in places)
         if min(honest, len(places) - honest) < FEWEST:
@@ -89,4 +92,5 @@ def _cut(activations: Tensor, honest: int, dimensions: int, generator: torch.Gen
     prefers_ones = suspicious_share >= clean_share
     smaller = torch.where(prefers_ones, clean_share, 1 - clean_share)
     larger = torch.where(prefers_ones, suspicious_share, 1 - suspicious_share)
-    return float(silhouette(reduced, cluster)), float(smaller / larger), cluster == prefers_ones.long()
+    size = float(smaller / larger) if larger > 0 else 1.0  # features that are all the same are one cluster
+    return float(silhouette(reduced, cluster)), size, cluster == prefers_ones.long()

@@ -86,10 +86,11 @@ def brain_stimulation(
     on `held_out`.
 
     `model` takes float (N, C, H, W) in [0, 1] to logits; it is not changed. `tap` is the layer; none: the deepest
-    usable one but one, since in the deepest every neuron has a label of its own by the weights of the head. The first
-    `seeds` images are stimulated, at `levels` levels. Candidates are the `most` neurons of the largest lead, of those
-    that raise one label for a share `consistency` of the images. `pixels` is the size that a trigger may have. A label
-    is flagged at an ASR of `asr_threshold`. `at_once` inputs go through the network at a time (none: as many as fit).
+    usable one but one, since in the deepest every neuron has a label of its own by the weights of the head. `seeds`
+    images, drawn from all since bundles come class by class, are stimulated, at `levels` levels. Candidates are the
+    `most` neurons of the largest lead, of those that raise one label for a share `consistency` of the images. `pixels`
+    is the size that a trigger may have. A label is flagged at an ASR of `asr_threshold`. `at_once` inputs go through
+    the network at a time (none: as many as fit).
 
     Differs from the paper: one layer, channels as neurons, no pairs of neurons; the cost of size grows until the mask
     is small, and there is no SSIM term, so triggers over the whole image are not looked for. Raises `TooFewTaps` where
@@ -100,7 +101,8 @@ def brain_stimulation(
     tap = tap or find_taps(network, few).used[-2]
     at_once = at_once or inputs_at_once(network, few[0])
     cut = Cut(network, tap, few[:1])
-    neurons = _neurons(_elevations(cut, as_float(images.pixels[:seeds]), levels, at_once), consistency, most)
+    chosen = torch.randperm(len(images), generator=generator(seed, 2))[:seeds].to(images.pixels.device)
+    neurons = _neurons(_elevations(cut, as_float(images.pixels[chosen]), levels, at_once), consistency, most)
     drawn = batches(len(images), steps, batch_size, seed)
     triggers = _reverse([channel for channel, *_ in neurons], cut, images, drawn, pixels, lr, seed, at_once, progress)
     reached = [

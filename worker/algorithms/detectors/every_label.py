@@ -9,7 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worker.algorithms.data import Images, as_float
+from worker.algorithms.detectors.memory import inputs_at_once
+from worker.algorithms.folding import TRIED, folded
 from worker.algorithms.precision import autocast
+from worker.algorithms.training import Progress
+
+MANY = 12  # labels; of more, each gets fewer images a step, so that a step takes no more inputs,
+FEWEST_IMAGES = 8  # as long as it gets so many
+FIRST_STEP = 0.25  # of the radius
 
 Put = Callable[[Tensor, Tensor], Tensor]
 """(values (K, 1, ...), x (B, C, H, W)) to inputs (K, B, C, H, W): each label's values on each image."""
@@ -35,6 +43,46 @@ def slopes(
         found[rows] += torch.autograd.grad((losses * weight).sum(), block)[0]
         hits[rows] += ((predicted.argmax(2) == wanted) & (weight > 0)).sum(1)
     return found, hits
+
+
+def within(
+    model: nn.Module,
+    images: Images,
+    put: Put,
+    start: Tensor,
+    *,
+    radius: float,
+    steps: int,
+    batch_size: int,
+    seed: int,
+    at_once: int | None,
+    progress: Progress,
+) -> Tensor:
+    """For each label the values (K, ...) in [-`radius`, `radius`] that lead most of the `images` of other labels to it,
+    from `start` (K, ...) on.
+
+    A step goes against the sign of the gradient over one batch of `batch_size` images, which serves all labels (with
+    many of them there are fewer, see `images_a_step`); the length of the steps falls from a quarter of the radius to
+    nothing. `at_once` inputs go through the network at a time (none: as many as fit), which changes nothing but the
+    rounding of sums. The host never waits for the device.
+    """
+    network = folded(model, as_float(images.pixels[:TRIED])).requires_grad_(False)
+    at_once = at_once or inputs_at_once(network, as_float(images.pixels[0]))
+    targets, values = torch.arange(len(start), device=start.device), start
+    drawn = batches(len(images), steps, images_a_step(batch_size, len(start)), seed).to(start.device)
+    for number, batch in enumerate(drawn):
+        counts = (images.labels[batch] != targets[:, None]).float()
+        slope, _ = slopes(network, put, values, targets, as_float(images.pixels[batch]), counts, at_once)
+        length = FIRST_STEP * radius * (1 - number / steps)
+        values = (values - length * slope.sign()).clamp_(-radius, radius)
+        progress((number + 1) / steps)
+    return values
+
+
+def images_a_step(batch_size: int, num_classes: int) -> int:
+    """Clean images a step for each label: what `MANY` labels would share, at least `FEWEST_IMAGES`, at most
+    `batch_size`."""
+    return min(batch_size, max(FEWEST_IMAGES, batch_size * MANY // num_classes))
 
 
 def float_logits(network: nn.Module, x: Tensor) -> Tensor:

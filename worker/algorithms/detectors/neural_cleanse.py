@@ -10,11 +10,9 @@ from torch import Tensor, nn
 
 from worker.algorithms.data import Images
 from worker.algorithms.detectors.anomaly import Anomaly, anomaly
+from worker.algorithms.detectors.every_label import images_a_step
 from worker.algorithms.detectors.reversal import ReversedTriggers, reverse_triggers
-from worker.algorithms.training import Progress, ignore
-
-MANY = 12  # labels; of more, each gets fewer images a step, so that a step takes no more inputs,
-FEWEST_IMAGES = 8  # as long as it gets so many
+from worker.algorithms.training import Progress, between, ignore
 
 
 @dataclass(frozen=True)
@@ -65,17 +63,11 @@ def neural_cleanse(
             initial_cost=initial_cost,
             cost_multiplier=cost_multiplier,
             seed=seed + run,
-            progress=lambda fraction, run=run: progress((run + fraction) / seeds),  # type: ignore[misc]
+            progress=between(progress, run / seeds, (run + 1) / seeds),
         )
         for run in range(seeds)
     ]
     return summary(runs, pixels=images.pixels[0, 0].numel())
-
-
-def images_a_step(batch_size: int, num_classes: int) -> int:
-    """Clean images a step for each label: what `MANY` labels would share, at least `FEWEST_IMAGES`, at most
-    `batch_size`."""
-    return min(batch_size, max(FEWEST_IMAGES, batch_size * MANY // num_classes))
 
 
 def summary(runs: list[ReversedTriggers], *, pixels: int) -> NeuralCleanse:

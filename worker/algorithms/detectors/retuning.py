@@ -18,7 +18,7 @@ from worker.algorithms.augment import unchanged
 from worker.algorithms.data import Images
 from worker.algorithms.errors import UnusableImages
 from worker.algorithms.notes import Note
-from worker.algorithms.training import cross_entropy, train
+from worker.algorithms.training import Progress, between, cross_entropy, ignore, train
 from worker.algorithms.triggers import Stamp, Trigger
 
 BACK = 0.5  # of the images: a surrogate ASR at which a backdoor works again
@@ -53,6 +53,7 @@ def retuning(
     lr: float = 0.01,
     momentum: float = 0.9,
     seed: int = 0,
+    progress: Progress = ignore,
 ) -> Retuning:
     """Fine-tune copies of `purified` on `clean` and `triggered` stamped images, and measure the ASR on `tested` ones.
 
@@ -74,11 +75,12 @@ def retuning(
                 lr=lr,
                 momentum=momentum,
                 seed=seed,
+                progress=told,
             ),
             tested,
             aim,
         )
-        for aim in (surrogate, control)
+        for aim, told in ((surrogate, between(progress, 0, 0.5)), (control, between(progress, 0.5, 1)))
     )
     return Retuning(before, after, control_before, control_after)
 
@@ -90,7 +92,7 @@ def notes(found: Retuning) -> list[Note]:
     return [
         Note(
             "backdoor_comes_back",
-            f"A few steps with five triggered images bring the surrogate ASR from {found.before:.2f} back to "
+            f"A few steps with a few triggered images bring the surrogate ASR from {found.before:.2f} back to "
             f"{found.after:.2f}; a trigger that was never there comes from {found.control_before:.2f} to "
             f"{found.control_after:.2f}.",
             "The backdoor sleeps. Do not train this model on images that you do not trust, or purify it further.",
@@ -117,7 +119,15 @@ def _with_triggered(clean: Images, aim: Aim[Trigger], triggered: int, seed: int)
 
 
 def _tuned(
-    model: nn.Module, images: Images, *, epochs: int, batch_size: int, lr: float, momentum: float, seed: int
+    model: nn.Module,
+    images: Images,
+    *,
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    momentum: float,
+    seed: int,
+    progress: Progress,
 ) -> nn.Module:
     tuned = copy.deepcopy(model)
     optimizer = torch.optim.SGD(tuned.parameters(), lr, momentum=momentum)
@@ -131,8 +141,8 @@ def _tuned(
         augment=unchanged,
         seed=seed,
     )
-    for _ in steps:
-        pass
+    for epoch, _ in enumerate(steps, start=1):
+        progress(epoch / epochs)
     return tuned.eval()
 
 

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from worker.algorithms.data import Images, as_float
 from worker.algorithms.detectors.every_label import batches, generator, slopes
 from worker.algorithms.detectors.memory import inputs_at_once
-from worker.algorithms.folding import folded
+from worker.algorithms.folding import TRIED, folded
 from worker.algorithms.training import Progress, ignore
 from worker.algorithms.triggers import Trigger, blend
 
 WINDOW = 10  # steps between two looks at the attack success, and so between two changes of the costs
-TRIED = 16  # images that show whether the folded network is the same
 
 
 @dataclass(frozen=True)

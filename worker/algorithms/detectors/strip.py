@@ -18,22 +18,23 @@ from worker.algorithms.data import Images, as_float
 from worker.algorithms.detectors.every_label import blocks, float_logits, generator
 from worker.algorithms.detectors.memory import inputs_at_once
 from worker.algorithms.detectors.overlays import any_of, others
-from worker.algorithms.folding import folded
+from worker.algorithms.folding import TRIED, folded
+from worker.algorithms.training import Progress, between, ignore
 
-TRIED = 16  # images that show whether the folded network is the same
 BITS = 1.4426950408889634  # of a nat
 
 
 @dataclass(frozen=True)
 class Strip:
     """`entropies` (M,) of the suspicious images and `clean_entropies` (N,), both float32 in bits. `flagged` (M,) bool:
-    below `threshold`. `flagged_share` of them; on harmless images it is about the false rejection rate asked for."""
+    below `threshold`. `flagged_share` of them; on harmless images it is about the `false_rejection` asked for."""
 
     entropies: Tensor
     clean_entropies: Tensor
     threshold: float
     flagged: Tensor
     flagged_share: float
+    false_rejection: float
 
 
 def strip(
@@ -46,6 +47,7 @@ def strip(
     false_rejection: float = 0.05,
     seed: int = 0,
     at_once: int | None = None,
+    progress: Progress = ignore,
 ) -> Strip:
     """Flag the `suspicious` images whose predictions stay certain when clean images are laid over them.
 
@@ -62,16 +64,23 @@ def strip(
     at_once = at_once or inputs_at_once(network, as_float(clean.pixels[0]))
     own = others(len(clean), overlays, generator(seed, 0))
     strange = any_of(len(clean), len(suspicious), overlays, generator(seed, 1))
-    usual = _entropies(network, clean.pixels, clean.pixels, own, strength, at_once)
-    found = _entropies(network, suspicious.pixels, clean.pixels, strange, strength, at_once)
+    done = len(clean) / (len(clean) + len(suspicious))
+    usual = _entropies(network, clean.pixels, clean.pixels, own, strength, at_once, between(progress, 0, done))
+    found = _entropies(network, suspicious.pixels, clean.pixels, strange, strength, at_once, between(progress, done, 1))
     threshold = usual.quantile(false_rejection)
     flagged = found < threshold
-    return Strip(found, usual, float(threshold), flagged, float(flagged.float().mean()))
+    return Strip(found, usual, float(threshold), flagged, float(flagged.float().mean()), false_rejection)
 
 
 @torch.no_grad()
 def _entropies(
-    network: nn.Module, tested: Tensor, clean: Tensor, drawn: Tensor, strength: float, at_once: int
+    network: nn.Module,
+    tested: Tensor,
+    clean: Tensor,
+    drawn: Tensor,
+    strength: float,
+    at_once: int,
+    progress: Progress,
 ) -> Tensor:
     """The mean entropy (M,) in bits of the predictions for each of the images `tested` (M, C, H, W) under the clean
     images `drawn` (M, overlays) for it."""
@@ -80,4 +89,5 @@ def _entropies(
         x, over = as_float(tested[rows])[:, None], as_float(clean[drawn[rows, columns]])
         chances = F.log_softmax(float_logits(network, (x + strength * over).clamp(0, 1)), dim=2)
         means[rows] -= BITS * (chances.exp() * chances).sum((1, 2)) / drawn.shape[1]
+        progress(min(rows.stop, len(drawn)) / len(drawn))
     return means

@@ -11,27 +11,31 @@ purification it should be no more so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from worker.algorithms.aim import Aim, success
 from worker.algorithms.data import Images, as_float
-from worker.algorithms.detectors.every_label import batches, slopes
-from worker.algorithms.detectors.memory import inputs_at_once
-from worker.algorithms.detectors.neural_cleanse import images_a_step
-from worker.algorithms.folding import folded
+from worker.algorithms.detectors.every_label import within
 from worker.algorithms.notes import Note
 from worker.algorithms.training import Progress, ignore
+from worker.algorithms.triggers import Stamp
 
-TRIED = 16  # images that show whether the folded network is the same
-FIRST_STEP = 0.25  # of the radius; it falls linearly to nothing
 OUTLIER = 2.0  # times the median of the other labels: an easiest label that stands out
 EASY = 0.25  # share of images; below it no label is easy, and which one comes first is chance
 EASIER = 0.25  # more of the images than before purification
+
+
+class Measured(Protocol):
+    """Whatever has the success of one perturbation a label."""
+
+    @property
+    def success(self) -> Sequence[float | None]: ...
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,13 @@ class Shift:
 
     delta: Tensor
 
+    def put(self, x: Tensor) -> Tensor:
+        """float (N, C, H, W) in [0, 1] to the same, shifted."""
+        return shifted(self.delta.to(x.device), x)
+
     def stamp(self, pixels: Tensor) -> Tensor:
         """uint8 (N, C, H, W) to the same, shifted, and rounded as a real image file would be."""
-        shifted = _shifted(self.delta.to(pixels.device), as_float(pixels))
-        return shifted.mul(255).round_().to(torch.uint8)
+        return self.put(as_float(pixels)).mul(255).round_().to(torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -74,33 +81,38 @@ def universal_perturbation(
 ) -> UniversalPerturbations:
     """Search the perturbation of every label on clean `images`, and measure each on `held_out`, which it has not seen.
 
-    `model` takes float (N, C, H, W) in [0, 1] to logits; it is not changed. `radius` is ε, of images in [0, 1]. A step
-    goes against the sign of the gradient over one batch, which serves all labels; the length of the steps falls from a
-    quarter of the radius to nothing. Images of the label itself do not count. `at_once` inputs go through the network
-    at a time (none: as many as fit), which changes nothing but the rounding of sums. The host never waits for the
-    device while searching.
+    `model` takes float (N, C, H, W) in [0, 1] to logits; it is not changed. `radius` is ε, of images in [0, 1].
+    `steps`, `batch_size` and `at_once` are those of `every_label.within`, which searches. Images of the label itself do
+    not count.
 
     Differs from the papers: targeted, all labels at once, the loss is not capped, and the steps are of signs. A small
     opaque patch is no faint pattern: its label need not stand out (on a CIFAR-10 network with a patch of 3×3 it does
     not), so that silence here proves nothing.
     """
-    device = images.pixels.device
-    targets = torch.arange(num_classes, device=device)
-    deltas = torch.zeros(num_classes, *images.pixels.shape[1:], device=device)
-    network = folded(model, as_float(images.pixels[:TRIED])).requires_grad_(False)
-    at_once = at_once or inputs_at_once(network, as_float(images.pixels[0]))
-    drawn = batches(len(images), steps, images_a_step(batch_size, num_classes), seed).to(device)
-    for number, batch in enumerate(drawn):
-        counts = (images.labels[batch] != targets[:, None]).float()
-        slope, _ = slopes(network, _shifted, deltas, targets, as_float(images.pixels[batch]), counts, at_once)
-        length = FIRST_STEP * radius * (1 - number / steps)
-        deltas = (deltas - length * slope.sign()).clamp_(-radius, radius)
-        progress((number + 1) / steps)
-    reached = [success(model, held_out, Aim(Shift(delta), label)) for label, delta in enumerate(deltas)]
-    return UniversalPerturbations(deltas, [each.asr if each else None for each in reached], radius)
+    start = torch.zeros(num_classes, *images.pixels.shape[1:], device=images.pixels.device)
+    deltas = within(
+        model,
+        images,
+        shifted,
+        start,
+        radius=radius,
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
+        at_once=at_once,
+        progress=progress,
+    )
+    return UniversalPerturbations(deltas, measured(model, held_out, map(Shift, deltas)), radius)
 
 
-def standing_out(found: UniversalPerturbations) -> int | None:
+def measured(model: nn.Module, held_out: Images, triggers: Iterable[Stamp]) -> list[float | None]:
+    """The share of the held-out images of other labels that the trigger of each label leads there, None where there is
+    no such image."""
+    found = [success(model, held_out, Aim(trigger, label)) for label, trigger in enumerate(triggers)]
+    return [each.asr if each else None for each in found]
+
+
+def standing_out(found: Measured) -> int | None:
     """The label of the highest success, where that is easy and stands out from the others; else none."""
     measured = {label: share for label, share in enumerate(found.success) if share is not None}
     if len(measured) < 2:
@@ -110,7 +122,7 @@ def standing_out(found: UniversalPerturbations) -> int | None:
     return easiest if measured[easiest] >= max(EASY, OUTLIER * others) else None
 
 
-def notes(before: UniversalPerturbations, after: UniversalPerturbations, flagged: Sequence[int]) -> list[Note]:
+def notes(before: Measured, after: Measured, flagged: Sequence[int]) -> list[Note]:
     """What the perturbations of the suspect (`before`) and of the purified model (`after`) say of the purification;
     `flagged` are the labels that a detector flagged on the suspect."""
     found = []
@@ -144,7 +156,8 @@ def notes(before: UniversalPerturbations, after: UniversalPerturbations, flagged
     return found
 
 
-def _shifted(deltas: Tensor, x: Tensor) -> Tensor:
+def shifted(deltas: Tensor, x: Tensor) -> Tensor:
+    """x + δ, within [0, 1]."""
     return (x + deltas).clamp(0, 1)
 
 

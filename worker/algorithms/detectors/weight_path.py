@@ -21,10 +21,12 @@ from worker.algorithms.data import Images
 from worker.algorithms.errors import WeightsMismatch
 from worker.algorithms.metrics import accuracy, logits
 from worker.algorithms.notes import Note
+from worker.algorithms.training import Progress, ignore
 from worker.algorithms.triggers import Stamp
 
 ALIVE = 0.5  # of the suspect's surrogate ASR: above it the backdoor works
 SUPERFICIAL = 0.8  # of the line: a backdoor that works so long was hardly removed
+TINY = 1e-12  # a norm; weights that are all zero have not changed by a share of it
 FLAT = 0.1  # nats above the straight line between the losses of the ends: less is no barrier
 
 
@@ -61,7 +63,13 @@ class WeightPath:
 
 
 def weight_path(
-    suspect: nn.Module, purified: nn.Module, images: Images, surrogate: Aim[Stamp], *, points: int = 11
+    suspect: nn.Module,
+    purified: nn.Module,
+    images: Images,
+    surrogate: Aim[Stamp],
+    *,
+    points: int = 11,
+    progress: Progress = ignore,
 ) -> WeightPath:
     """Measure the models at `points` evenly spaced places of the line, the ends included, on clean `images`.
 
@@ -77,13 +85,14 @@ def weight_path(
     between = copy.deepcopy(suspect).eval()
     positions = torch.linspace(0, 1, points, dtype=torch.float64).tolist()
     losses, accuracies, asrs = [], [], []
-    for position in positions:
+    for number, position in enumerate(positions, start=1):
         between.load_state_dict({name: _lerp(value, end[name], position) for name, value in start.items()})
         found = logits(between, images.pixels)
         losses.append(F.cross_entropy(found, images.labels).item())
         accuracies.append(accuracy(found.argmax(1), images.labels))
         reached = success(between, images, surrogate)
         asrs.append(reached.asr if reached else None)
+        progress(number / points)
     return WeightPath(positions, losses, accuracies, asrs, _changes(suspect, purified))
 
 
@@ -120,7 +129,7 @@ def _changes(suspect: nn.Module, purified: nn.Module) -> dict[str, float]:
         change, size = (after.detach() - before.detach()).double(), before.detach().double()
         both = torch.stack([change.square().sum(), size.square().sum()])
         squares[stage(name)] = squares[stage(name)].to(both) + both
-    changes = torch.stack([change.sqrt() / size.sqrt() for change, size in squares.values()]).tolist()
+    changes = torch.stack([change.sqrt() / size.sqrt().clamp(min=TINY) for change, size in squares.values()]).tolist()
     return dict(zip(squares, changes, strict=True))
 
 

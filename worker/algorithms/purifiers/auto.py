@@ -1,8 +1,8 @@
 """Auto: SAGE first, and the next of a short ladder where what can be known without a trigger says it was not enough.
 
-After each attempt four things are measured (`evidence.py`): the accuracy lost on held-out clean images, the attack
-success of the triggers that Neural Cleanse reversed on the suspect, whether it flags a label now, and whether one label
-is by far the easiest to reach with one faint pattern for all images. An attempt that keeps both limits ends the climb;
+Triggers are searched on the suspect: patches, faint patterns and warps (`suspected.py`). After each attempt three
+things are measured (`evidence.py`): the accuracy lost on held-out clean images, the attack success of those triggers,
+and that of what the same search finds in the purified model. An attempt that keeps both limits ends the climb;
 where none does, the one that misses them least is given back. No choice looks at a real trigger: there is none here.
 """
 
@@ -17,6 +17,7 @@ from torch import nn
 
 from worker.algorithms.checkpoint import Checkpoint, Keep, keep_nothing
 from worker.algorithms.data import Images
+from worker.algorithms.detectors.suspected import KINDS
 from worker.algorithms.errors import AlgorithmError, UnfitOptions
 from worker.algorithms.notes import Note
 from worker.algorithms.purifiers.clp import clp
@@ -31,11 +32,11 @@ from worker.algorithms.training import Progress, ignore
 RUNGS: dict[str, Callable[..., Purified]] = {
     "sage": sage,
     "clp": clp,
-    "unlearning": unlearning,
+    "unlearning": functools.partial(unlearning, triggers=KINDS),
     "i_bau": i_bau,
     "ft_sam": ft_sam,
 }
-FIRST = 0.1  # of the work is Neural Cleanse on the suspect
+FIRST = 0.1  # of the work is the search on the suspect
 
 
 @dataclass(frozen=True)
@@ -111,10 +112,11 @@ def _missed(found: Evidence, max_drop: float, max_residue: float) -> float:
 
 def _note(attempt: Attempt, chosen: bool) -> Note:
     found = attempt.found
-    flagged = f"label {', '.join(map(str, found.flagged))}" if found.flagged else "no label"
+    labels = ", ".join(map(str, found.flagged))
+    own = f"its own, for label {labels}, {found.flagged_asr:.3f}" if labels else "it shows none of its own"
     message = (
-        f"{attempt.name}: lost {found.drop:.3f} of the held-out accuracy; surrogate ASR {found.surrogate_asr:.3f}; "
-        f"Neural Cleanse flags {flagged}; a faint pattern leads {found.universal:.3f} to a label that stands out."
+        f"{attempt.name}: lost {found.drop:.3f} of the held-out accuracy; the triggers found in the suspect have an "
+        f"ASR of {found.surrogate_asr:.3f} now; {own}."
     )
     if chosen:
         return Note("auto_chosen", message, "This attempt is the result.")

@@ -8,34 +8,33 @@ Differs from the paper in that
 - images are stamped batch by batch, after augmentation: the trigger stays where it was found, and meets other images
   in every epoch;
 - one epoch on a tenth of the training set becomes several on the few clean images that there are;
-- several flagged labels are unlearnt together, their triggers in turn; where no label is flagged, it is the one with
-  the smallest trigger, and a note says so.
-
-What Neural Cleanse does not find (a warp, a picture over the whole image) this does not unlearn: it is fine-tuning
-then.
+- several flagged labels are unlearnt together, their triggers in turn; where nothing is suspicious, it is the label
+  with the smallest patch, and a note says so;
+- faint patterns over the whole image and warps can be searched and unlearnt beside patches (`suspected.py`): what
+  Neural Cleanse does not find, the paper's own search does not unlearn.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from worker.algorithms.aim import Aim
 from worker.algorithms.checkpoint import Checkpoint, Keep, keep_nothing
 from worker.algorithms.data import Images
-from worker.algorithms.detectors.neural_cleanse import NeuralCleanse, neural_cleanse
+from worker.algorithms.detectors.suspected import Kind, Put, pack, suspected, unpack
 from worker.algorithms.learning_rate import Schedule
-from worker.algorithms.metrics import logits
 from worker.algorithms.notes import Note
 from worker.algorithms.purifiers.objective import in_training
 from worker.algorithms.purifiers.phases import in_two_phases
 from worker.algorithms.purifiers.purified import Purified
 from worker.algorithms.purifiers.retraining import Augmentation, Choice, Recipe, retrain
-from worker.algorithms.training import Loss, Progress, cross_entropy, ignore
-from worker.algorithms.triggers import blend
+from worker.algorithms.training import Loss, Progress, between, cross_entropy, ignore
 
-FOUND = "unlearnt"  # in checkpoints
+FOUND, FLAGGED = "unlearnt", "flagged"  # in checkpoints
 SEARCH = 0.5  # of the work, roughly, is the reversal of triggers
 
 
@@ -44,6 +43,7 @@ def unlearning(
     clean: Images,
     held_out: Images,
     *,
+    triggers: Sequence[Kind] = ("patch",),
     share: float = 0.2,
     steps: int = 300,
     epochs: int = 20,
@@ -62,7 +62,8 @@ def unlearning(
     """Reverse triggers on `clean`, and fine-tune `model` on images that carry them; both sets on the model's device.
 
     `model` takes float (N, C, H, W) in [0, 1] to logits of two labels at least; it is not changed. `share` of a batch,
-    in [0, 1], is stamped; 0 leaves plain fine-tuning. `steps` are those of Neural Cleanse.
+    in [0, 1], is stamped; 0 leaves plain fine-tuning. `triggers` are the kinds to search; those of which one stands out
+    are unlearnt together, in turns. `steps` are those of Neural Cleanse.
 
     Raises `Diverged` when training fails twice.
     """
@@ -81,65 +82,56 @@ def unlearning(
     )
 
     def search(_: Checkpoint | None) -> dict[str, Tensor]:
-        classes = logits(model, clean.pixels[:1]).shape[1]
-        found = neural_cleanse(
-            model, clean, num_classes=classes, steps=steps, seed=seed, progress=lambda done: progress(SEARCH * done)
+        found, smallest = suspected(
+            model, clean, held_out, kinds=triggers, steps=steps, seed=seed, progress=between(progress, 0, SEARCH)
         )
-        return suspicious(found)
+        return {FLAGGED: torch.tensor(len(found)), **pack(found or ([smallest] if smallest else []))}
 
     def unlearn(found: dict[str, Tensor], go_on: Checkpoint | None, keep: Keep) -> Purified:
-        found = {name: tensor.to(clean.pixels.device) for name, tensor in found.items()}  # from a file it is not there
+        aims = unpack({name: tensor.to(clean.pixels.device) for name, tensor in found.items() if name != FLAGGED})
         tuned = retrain(
             model,
             clean,
             held_out,
-            _objective(found, share),
+            _objective(aims, share),
             recipe,
-            progress=lambda done: progress(SEARCH + (1 - SEARCH) * done),
+            progress=between(progress, SEARCH, 1),
             resume=go_on,
             checkpoint=keep,
         )
-        return dataclasses.replace(tuned, notes=[*tuned.notes, *notes_on(found)])
+        return dataclasses.replace(tuned, notes=[*tuned.notes, *notes_on(aims, int(found[FLAGGED]))])
 
     return in_two_phases(FOUND, search, unlearn, resume=resume, checkpoint=checkpoint)
 
 
-def suspicious(found: NeuralCleanse) -> dict[str, Tensor]:
-    """The triggers to unlearn: of the flagged labels, or the smallest that was found; none where none was found."""
-    flagged = found.anomaly.flagged
-    smallest = [int(found.norms.argmin())] if bool(found.triggers.reached.any()) else []
-    labels = torch.tensor(flagged or smallest, dtype=torch.int64, device=found.norms.device)
-    return {
-        "labels": labels,
-        "masks": found.triggers.masks[labels],
-        "patterns": found.triggers.patterns[labels],
-        "flagged": torch.tensor(len(flagged)),
-    }
-
-
-def _objective(found: dict[str, Tensor], share: float) -> Loss:
+def _objective(aims: Sequence[Aim[Put]], share: float) -> Loss:
     """Cross-entropy with the true labels, the images stamped."""
 
     def loss(network: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
-        return cross_entropy(network, stamped(x, found["masks"], found["patterns"], share), labels)
+        return cross_entropy(network, stamped(x, aims, share), labels)
 
     return in_training(loss)
 
 
-def stamped(x: Tensor, masks: Tensor, patterns: Tensor, share: float) -> Tensor:
-    """Images (N, C, H, W), the first `share` of them with the triggers `masks` (K, 1, H, W) and `patterns` (K, C, H, W)
-    in turn. A batch is shuffled: its first images are any."""
-    count = round(share * len(x)) if len(masks) else 0
-    turn = torch.arange(count, device=x.device) % max(1, len(masks))
-    return torch.cat([blend(x[:count], masks[turn], patterns[turn]), x[count:]])
+def stamped(x: Tensor, aims: Sequence[Aim[Put]], share: float) -> Tensor:
+    """Images (N, C, H, W), the first `share` of them with the triggers of `aims` in turn. A batch is shuffled: its
+    first images are any."""
+    count = round(share * len(x)) if aims else 0
+    parts = x[:count].clone()
+    for first, aim in enumerate(aims):
+        parts[first :: len(aims)] = aim.trigger.put(parts[first :: len(aims)])
+    return torch.cat([parts, x[count:]])
 
 
-def notes_on(found: dict[str, Tensor]) -> list[Note]:
-    if found["flagged"]:
-        return []
-    if not len(found["labels"]):
-        message = "Neural Cleanse found no trigger for any label: this is plain fine-tuning."
+def notes_on(aims: Sequence[Aim[Put]], suspicious: int) -> list[Note]:
+    """What a reader should know who wonders what was unlearnt: `aims`, of which so many were `suspicious`."""
+    if suspicious:
+        names = {"Trigger": "patch", "Shift": "faint pattern", "Warp": "warp"}
+        told = ", ".join(f"a {names[type(aim.trigger).__name__]} for label {aim.target}" for aim in aims)
+        return [Note("unlearnt", f"Unlearnt was {told}.", "Compare it with what you know of the trigger.")]
+    if not aims:
+        message = "No trigger was found for any label: this is plain fine-tuning."
         return [Note("nothing_to_unlearn", message, "More option `steps`, or another purifier.")]
-    label, pixels = int(found["labels"][0]), float(found["masks"].sum())
-    message = f"Neural Cleanse flagged no label: unlearnt was the smallest trigger, label {label}, {pixels:.1f} pixels."
+    label, pixels = aims[0].target, float(vars(aims[0].trigger)["mask"].sum())
+    message = f"No label was suspicious: unlearnt was the smallest trigger, label {label}, {pixels:.1f} pixels."
     return [Note("no_label_flagged", message, "A backdoor without a small patch for a trigger needs another purifier.")]

@@ -4,25 +4,8 @@ import numpy as np
 import torch
 
 from tests.worker.algorithms.networks import noisy_stripes
-from worker.algorithms.attacks.wanet import Warp, wanet, warped
-
-
-def identity(height: int, width: int) -> torch.Tensor:
-    rows, columns = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
-    return torch.stack([columns, rows], dim=-1)
-
-
-def test_no_shift_is_no_change() -> None:
-    pixels = noisy_stripes(4).pixels
-    assert torch.equal(Warp(identity(16, 16)).stamp(pixels), pixels)
-
-
-def test_a_shift_of_one_pixel_to_the_right_takes_the_left_neighbour() -> None:
-    pixels = noisy_stripes(4).pixels
-    grid = identity(16, 16)
-    grid[..., 0] -= 2 / 15  # x first
-    moved = Warp(grid.clamp(-1, 1)).stamp(pixels)
-    assert (moved[..., 1:].int() - pixels[..., :-1].int()).abs().max() <= 1
+from tests.worker.algorithms.test_warp import identity
+from worker.algorithms.attacks.wanet import wanet
 
 
 def test_a_warp_is_that_of_bilinear_sampling_written_by_hand() -> None:
@@ -60,11 +43,3 @@ def test_cover_images_are_warped_otherwise_and_keep_their_labels() -> None:
     cover = changed & ~relabelled
     exactly = poisoned.trigger.stamp(images.pixels[cover])
     assert (poisoned.images.pixels[cover] != exactly).flatten(1).any(1).all()
-
-
-def test_each_image_has_a_grid_of_its_own() -> None:
-    pixels = noisy_stripes(2).pixels
-    grids = torch.stack([identity(16, 16), -identity(16, 16)])
-    both = warped(pixels, grids)
-    assert torch.equal(both[0], pixels[0])
-    assert (both[1].int() - pixels[1].flip(1, 2).int()).abs().max() <= 1

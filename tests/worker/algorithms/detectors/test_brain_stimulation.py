@@ -10,8 +10,15 @@ from torch import Tensor, nn
 from tests.worker.algorithms.networks import noisy_stripes, same_state
 from worker.algorithms.classifier import Classifier
 from worker.algorithms.cut import Cut
-from worker.algorithms.detectors import brain_stimulation as module
-from worker.algorithms.detectors.brain_stimulation import BrainStimulation, brain_stimulation
+from worker.algorithms.detectors.brain_stimulation import (
+    REACH,
+    ROOM,
+    BrainStimulation,
+    _elevations,
+    _neurons,
+    _reverse,
+    brain_stimulation,
+)
 from worker.algorithms.detectors.every_label import batches
 from worker.algorithms.trace import Tap
 
@@ -39,7 +46,7 @@ def test_a_neuron_of_the_suspect_has_a_small_trigger_for_the_target_and_none_of_
     best = max(found.candidates, key=lambda candidate: candidate.asr or 0)
     assert found.flagged == [0] == [best.label]
     assert best.consistency > 0.9
-    assert best.pixels <= 9 * module.ROOM
+    assert best.pixels <= 9 * ROOM
     assert scan(benign).flagged == []
 
 
@@ -59,8 +66,8 @@ class Mixed(nn.Module):
 def test_elevations_are_those_of_the_highest_level_that_helps(at_once: int) -> None:
     model, x = Mixed(), torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     cut = Cut(model, Tap("features", 3, 2, 2), x[:1])
-    found = module._elevations(cut, x, 4, at_once)
-    top = module.REACH * model.features(x).amax()
+    found = _elevations(cut, x, 4, at_once)
+    top = REACH * model.features(x).amax()
     # Linear, so a positive weight helps most at the top, and a negative one hurts least at the first level.
     expected = torch.where(model.weight > 0, top * model.weight, top / 4 * model.weight)
     assert torch.allclose(found, expected[:, None].expand(-1, 4, -1), atol=1e-4)
@@ -72,19 +79,19 @@ def test_candidates_are_consistent_and_the_largest_lead_comes_first() -> None:
     elevations[1, :, 0], elevations[1, :, 2] = 5.0, 1.0
     elevations[2, :2, 0], elevations[2, 2:, 1] = 90.0, 10.0  # one label for half of the images alone
     elevations[3, :, 2] = 1.0
-    assert module._neurons(elevations, 0.75, 2) == [(1, 0, 1.0, 4.0), (0, 1, 1.0, 2.0)]
-    assert [neuron[0] for neuron in module._neurons(elevations, 0.5, 4)] == [2, 1, 0, 3]
+    assert _neurons(elevations, 0.75, 2) == [(1, 0, 1.0, 4.0), (0, 1, 1.0, 2.0)]
+    assert [neuron[0] for neuron in _neurons(elevations, 0.5, 4)] == [2, 1, 0, 3]
 
 
 def test_a_reversed_trigger_drives_its_neuron_and_stays_small() -> None:
     model, images = Mixed(), noisy_stripes(20, size=8)
     cut = Cut(model, Tap("features", 3, 2, 2), images.pixels[:1] / 255)
     drawn = batches(20, 150, 8, 0)
-    triggers = module._reverse([0, 2], cut, images, drawn, 6.0, 0.1, 0, 100, lambda _: None)
+    triggers = _reverse([0, 2], cut, images, drawn, 6.0, 0.1, 0, 100, lambda _: None)
     for channel, trigger in zip((0, 2), triggers, strict=True):
         others = [other for other in range(3) if other != channel]
         strongest = (trigger.mask * trigger.pattern).sum((1, 2)) / trigger.mask.sum()
-        assert trigger.mask.sum() <= 6 * module.ROOM
+        assert trigger.mask.sum() <= 6 * ROOM
         assert strongest[channel] > 0.8 > 0.3 > strongest[others].max()
 
 

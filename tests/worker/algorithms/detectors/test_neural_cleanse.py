@@ -9,7 +9,8 @@ from tests.worker.algorithms.networks import noisy_stripes, same_state
 from worker.algorithms.attacks.poisoned import Poisoned
 from worker.algorithms.classifier import Classifier
 from worker.algorithms.data import Images
-from worker.algorithms.detectors.neural_cleanse import NeuralCleanse, images_a_step, neural_cleanse, summary
+from worker.algorithms.detectors.every_label import images_a_step
+from worker.algorithms.detectors.neural_cleanse import NeuralCleanse, neural_cleanse, summary
 from worker.algorithms.detectors.reversal import ReversedTriggers
 from worker.algorithms.metrics import attack_success, logits
 

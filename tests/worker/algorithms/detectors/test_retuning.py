@@ -9,8 +9,7 @@ from tests.worker.algorithms.networks import noisy_stripes, same_state
 from worker.algorithms.aim import Aim
 from worker.algorithms.attacks.poisoned import Poisoned
 from worker.algorithms.classifier import Classifier
-from worker.algorithms.detectors import retuning as module
-from worker.algorithms.detectors.retuning import Retuning, notes, retuning, unrelated
+from worker.algorithms.detectors.retuning import Retuning, _with_triggered, notes, retuning, unrelated
 from worker.algorithms.errors import UnusableImages
 from worker.algorithms.triggers import Trigger
 
@@ -47,7 +46,7 @@ def test_the_seed_decides_and_the_model_is_left_as_it_was(suspect: Classifier, p
 
 
 def test_a_few_images_of_other_classes_get_the_trigger_and_its_label(poisoned: Poisoned[Trigger]) -> None:
-    images = module._with_triggered(CLEAN, poisoned.aims[0], 5, 0)
+    images = _with_triggered(CLEAN, poisoned.aims[0], 5, 0)
     assert torch.equal(images.pixels[:64], CLEAN.pixels)
     assert images.labels[64:].tolist() == [0] * 5
     stamped = poisoned.trigger.stamp(CLEAN.pixels[CLEAN.labels != 0])

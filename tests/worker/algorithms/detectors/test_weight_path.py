@@ -53,6 +53,14 @@ def test_changes_are_relative_and_by_stage(poisoned: Poisoned[Trigger]) -> None:
     assert {name: change for name, change in found.changes.items() if change} == {"layer3": pytest.approx(0.25)}
 
 
+def test_weights_that_were_and_stay_zero_have_not_changed(poisoned: Poisoned[Trigger]) -> None:
+    model = small_classifier()
+    with torch.no_grad():
+        for weight in model.network.fc.parameters():
+            weight.zero_()
+    assert weight_path(model, model, IMAGES, poisoned.aims[0], points=2).changes["fc"] == 0.0
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

@@ -70,7 +70,7 @@ def test_a_backdoor_that_stays_is_seen_without_its_trigger(
     result = climb(suspect, rungs)
     assert same_state(result.model, benign)
     assert [note.code for note in result.notes] == ["auto_attempt", "auto_chosen"]
-    assert re.match(r"idle: lost 0.0\d\d of the held-out accuracy; surrogate ASR (1|0\.9)", result.notes[0].message)
+    assert re.match(r"idle: lost 0.0\d\d of the held-out accuracy; .* have an ASR of (1|0\.9)", result.notes[0].message)
 
 
 def test_where_none_is_enough_the_nearest_is_given_back(

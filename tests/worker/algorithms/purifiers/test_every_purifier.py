@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from redeem.options import DETECTOR_OPTIONS, PURIFIER_OPTIONS
+from redeem.detector_options import DETECTOR_OPTIONS
+from redeem.options import PURIFIER_OPTIONS
 from tests.worker.algorithms.networks import noisy_stripes, same_state
 from worker.algorithms.attacks.poisoned import Poisoned
 from worker.algorithms.classifier import Classifier
@@ -154,7 +155,9 @@ def test_the_wire_and_the_functions_agree_on_names_and_defaults(
         "num_classes",
         "resume",
         "checkpoint",
-    }  # the job's or the pipeline's, not the caller's options
+        "tap",
+        "at_once",
+    }  # the job's, the pipeline's or a library user's, not the client's options
     for name, function in functions.items():
         parameters = inspect.signature(function).parameters.values()
         of_function = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in own}
