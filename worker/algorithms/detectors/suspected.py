@@ -1,7 +1,8 @@
 """The triggers that a model seems to answer to, of three kinds: what unlearning unlearns, and `auto` tests with.
 
 Patches are searched by Neural Cleanse, faint patterns over the whole image by universal perturbations, and warps by
-universal warps. A trigger is suspected where it leads to its label far more easily than others to theirs.
+universal warps. A trigger is suspected where it leads to its label far more easily than others to theirs: a patch of
+less than a quarter of the median size, or one that Neural Cleanse flags, a pattern or a warp that stands out.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 
 from worker.algorithms.aim import Aim
 from worker.algorithms.data import Images
-from worker.algorithms.detectors.neural_cleanse import neural_cleanse
+from worker.algorithms.detectors.anomaly import SMALL_NORM
+from worker.algorithms.detectors.neural_cleanse import NeuralCleanse, neural_cleanse
 from worker.algorithms.detectors.universal import Shift, standing_out, universal_perturbation
 from worker.algorithms.detectors.universal_warp import universal_warp
 from worker.algorithms.metrics import logits
@@ -57,10 +59,10 @@ def suspected(
         told = between(progress, number / len(kinds), (number + 1) / len(kinds))
         if kind == "patch":
             cleansed = neural_cleanse(model, clean, num_classes=classes, steps=steps, seed=seed, progress=told)
-            found.extend(Aim(cleansed.triggers[label], label) for label in cleansed.anomaly.flagged)
-            if bool(cleansed.triggers.reached.any()):
-                label = int(cleansed.norms.argmin())
-                smallest = Aim(cleansed.triggers[label], label)
+            by_size = [label for label in cleansed.norms.argsort().tolist() if cleansed.triggers.reached[label]]
+            patches: list[Aim[Put]] = [Aim(cleansed.triggers[label], label) for label in by_size]
+            found.extend(patch for patch in patches if _small(cleansed, patch.target))
+            smallest = patches[0] if patches else None
         else:
             search = universal_perturbation if kind == "pattern" else universal_warp
             triggers = search(model, clean, held_out, num_classes=classes, seed=seed, progress=told)
@@ -68,6 +70,13 @@ def suspected(
             if easiest is not None:
                 found.append(Aim(triggers[easiest], easiest))
     return found, smallest
+
+
+def _small(cleansed: NeuralCleanse, label: int) -> bool:
+    """Whether a trigger is small enough for suspicion, which is cheaper than a verdict: where norms scatter, as on
+    networks of low accuracy, a tenth of the median is not significant."""
+    flagged = label in cleansed.anomaly.flagged
+    return flagged or float(cleansed.norms[label]) < SMALL_NORM * cleansed.anomaly.median
 
 
 def pack(aims: Sequence[Aim[Put]]) -> dict[str, Tensor]:

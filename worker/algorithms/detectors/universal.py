@@ -26,7 +26,7 @@ from worker.algorithms.notes import Note
 from worker.algorithms.training import Progress, ignore
 from worker.algorithms.triggers import Stamp
 
-OUTLIER = 2.0  # times the median of the other labels: an easiest label that stands out
+OUTLIER = 3.0  # times the median of the other labels: an easiest label that stands out
 EASY = 0.25  # share of images; below it no label is easy, and which one comes first is chance
 EASIER = 0.25  # more of the images than before purification
 

@@ -27,7 +27,7 @@ def cleansed(norms: list[float], *, flagged: list[int], reached: list[bool]) -> 
     masks = (sizes / 256)[:, None, None, None].expand(-1, 1, 16, 16)
     patterns = torch.arange(len(norms))[:, None, None, None].expand(-1, 3, 16, 16) / 10
     triggers = ReversedTriggers(masks, patterns, sizes, torch.tensor(reached))
-    statistics = Anomaly(0.0, None, flagged, "ratio", norms, 0.0, 0.0, False)
+    statistics = Anomaly(0.0, None, flagged, "ratio", norms, float(sizes.median()), 0.0, False)
     return NeuralCleanse(triggers, sizes, torch.zeros(len(norms)), statistics, 1)
 
 
@@ -50,9 +50,9 @@ def found(model: Classifier, *kinds: Kind) -> tuple[list[tuple[type, int]], int 
     return [(type(aim.trigger), aim.target) for aim in aims], smallest and smallest.target
 
 
-def test_flagged_labels_and_labels_that_stand_out_are_suspected(benign: Classifier, searches: dict[str, Any]) -> None:
+def test_flagged_small_and_standing_out_ones_are_suspected(benign: Classifier, searches: dict[str, Any]) -> None:
     assert found(benign, "patch", "pattern", "warp") == ([], None)
-    searches["neural_cleanse"] = cleansed([9.0, 2.0, 8.0, 1.0], flagged=[3, 1], reached=[True] * 4)
+    searches["neural_cleanse"] = cleansed([9.0, 6.0, 8.0, 1.0], flagged=[1], reached=[True] * 4)
     searches["universal_perturbation"].success[2] = 0.9
     searches["universal_warp"].success[0] = 0.8
     patches = [(Trigger, 3), (Trigger, 1)]
@@ -63,6 +63,11 @@ def test_flagged_labels_and_labels_that_stand_out_are_suspected(benign: Classifi
 def test_the_smallest_patch_is_told_of_where_none_is_flagged(benign: Classifier, searches: dict[str, Any]) -> None:
     searches["neural_cleanse"] = cleansed([9.0, 6.0, 8.0], flagged=[], reached=[True] * 3)
     assert found(benign, "patch") == ([], 1)
+
+
+def test_a_small_patch_that_did_not_reach_its_label_is_none(benign: Classifier, searches: dict[str, Any]) -> None:
+    searches["neural_cleanse"] = cleansed([9.0, 1.0, 8.0], flagged=[], reached=[True, False, True])
+    assert found(benign, "patch") == ([], 2)
 
 
 def test_what_is_packed_is_unpacked() -> None:
