@@ -27,6 +27,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
     def started_with(*arguments: object) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "redeem", *map(str, arguments)]
+        # A shell's background job ignores Ctrl-C, and so would all its children; one that is handled is theirs to have.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         popen = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
         started.append(popen)
         return popen
