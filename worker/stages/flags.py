@@ -71,7 +71,8 @@ def _of_search(before: Assessment, after: Assessment) -> list[Flag]:
             Flag(
                 code="nc_inconclusive",
                 message="Neural Cleanse flagged no label of the suspect. Its silence afterwards proves nothing.",
-                advice="It misses large, blended and warped triggers; triggered images would decide.",
+                advice="It misses large, blended and warped triggers. The detector universal_warp sees warps; "
+                "triggered images would decide.",
             )
         ]
     return []
