@@ -27,7 +27,7 @@ from worker.algorithms.purifiers.i_bau import i_bau
 from worker.algorithms.purifiers.purified import Purified
 from worker.algorithms.purifiers.sage import sage
 from worker.algorithms.purifiers.unlearning import unlearning
-from worker.algorithms.training import Progress, ignore
+from worker.algorithms.training import Progress, between, ignore
 
 RUNGS: dict[str, Callable[..., Purified]] = {
     "sage": sage,
@@ -37,6 +37,7 @@ RUNGS: dict[str, Callable[..., Purified]] = {
     "ft_sam": ft_sam,
 }
 FIRST = 0.1  # of the work is the search on the suspect
+PURIFIED = 0.5  # of an attempt; then it is measured
 
 
 @dataclass(frozen=True)
@@ -75,19 +76,22 @@ def auto(
     unknown = [name for name in ladder if name not in RUNGS]
     if unknown or not ladder:
         raise UnfitOptions(f"the ladder has no rung {', '.join(unknown) or 'at all'}; rungs are {', '.join(RUNGS)}")
-    before = suspicion(model, clean, held_out, steps=steps, seed=seed)
-    progress(FIRST)
+    before = suspicion(model, clean, held_out, steps=steps, seed=seed, progress=between(progress, 0, FIRST))
+    climbed = between(progress, FIRST, 1)
     attempts: list[Attempt] = []
     refused: dict[str, AlgorithmError] = {}
     for number, name in enumerate(ladder):
         kept = {"resume": resume, "checkpoint": checkpoint} if number == 0 else {}
-        told = functools.partial(_share, progress, number, len(ladder))
+        start, measured, end = (share / len(ladder) for share in (number, number + PURIFIED, number + 1))
         try:
-            purified = RUNGS[name](model, clean, held_out, seed=seed, progress=told, **kept)
+            purified = RUNGS[name](
+                model, clean, held_out, seed=seed, progress=between(climbed, start, measured), **kept
+            )
         except AlgorithmError as error:  # a run that diverged, too few taps: the next one may do
             refused[name] = error
             continue
-        found = evidence(purified.model, before, clean, held_out, steps=steps, seed=seed)
+        told = between(climbed, measured, end)
+        found = evidence(purified.model, before, clean, held_out, steps=steps, seed=seed, progress=told)
         attempts.append(Attempt(name, purified, found))
         if found.drop <= max_drop and found.residue <= max_residue:
             break
@@ -97,11 +101,6 @@ def auto(
     progress(1.0)
     told_of = [*(_note(attempt, attempt is best) for attempt in attempts), *_refusals(refused)]
     return dataclasses.replace(best.purified, notes=[*best.purified.notes, *told_of])
-
-
-def _share(progress: Progress, number: int, attempts: int, done: float) -> None:
-    """A tenth of an attempt's time is left for measuring it."""
-    progress(FIRST + (1 - FIRST) * (number + 0.9 * done) / attempts)
 
 
 def _missed(found: Evidence, max_drop: float, max_residue: float) -> float:

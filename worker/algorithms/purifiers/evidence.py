@@ -11,6 +11,7 @@ from worker.algorithms.aim import Aim, success
 from worker.algorithms.data import Images
 from worker.algorithms.detectors.suspected import suspected
 from worker.algorithms.metrics import accuracy, logits
+from worker.algorithms.training import Progress, ignore
 from worker.algorithms.triggers import Stamp
 
 
@@ -43,18 +44,27 @@ class Evidence:
         return max(self.surrogate_asr, self.flagged_asr)
 
 
-def suspicion(model: nn.Module, clean: Images, held_out: Images, *, steps: int, seed: int) -> Suspicion:
+def suspicion(
+    model: nn.Module, clean: Images, held_out: Images, *, steps: int, seed: int, progress: Progress = ignore
+) -> Suspicion:
     """Search the suspect's triggers, of all kinds, on `clean`."""
-    found, _ = suspected(model, clean, held_out, steps=steps, seed=seed)
+    found, _ = suspected(model, clean, held_out, steps=steps, seed=seed, progress=progress)
     return Suspicion(_accuracy(model, held_out), found)
 
 
 def evidence(
-    model: nn.Module, before: Suspicion, clean: Images, held_out: Images, *, steps: int, seed: int
+    model: nn.Module,
+    before: Suspicion,
+    clean: Images,
+    held_out: Images,
+    *,
+    steps: int,
+    seed: int,
+    progress: Progress = ignore,
 ) -> Evidence:
     """Measure a purified `model`. It searches on `clean`, which the model was trained on and is sure of, so it finds a
     little less than on other images; it measures on `held_out`."""
-    again, _ = suspected(model, clean, held_out, steps=steps, seed=seed)
+    again, _ = suspected(model, clean, held_out, steps=steps, seed=seed, progress=progress)
     return Evidence(
         drop=before.accuracy - _accuracy(model, held_out),
         surrogate_asr=_highest_asr(model, held_out, before.reversed),

@@ -91,6 +91,18 @@ def test_a_rung_that_refuses_is_passed_over(suspect: Classifier, benign: Classif
     assert "refuses refused: fell over" in result.notes[1].message
 
 
+def test_progress_is_told_while_an_attempt_is_measured(
+    suspect: Classifier, benign: Classifier, rungs: dict[str, Rung]
+) -> None:
+    """Measuring takes as long as purifying, and a run that tells nothing cannot be cancelled."""
+    told: list[float] = []
+    rungs |= {"works": gives(benign)}
+    auto(suspect, CLEAN, HELD_OUT, ladder=("works",), steps=STEPS, progress=told.append)
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+    assert len({fraction for fraction in told if 0.6 < fraction < 1}) > 20
+
+
 def test_where_all_refuse_so_does_it(suspect: Classifier, rungs: dict[str, Rung]) -> None:
     rungs |= {"one": refuses(Diverged("first")), "two": refuses(Diverged("second"))}
     with pytest.raises(Diverged, match="first"):
