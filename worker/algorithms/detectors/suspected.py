@@ -55,16 +55,16 @@ def suspected(
     classes = logits(model, clean.pixels[:1]).shape[1]
     found: list[Aim[Put]] = []
     smallest: Aim[Put] | None = None
-    for number, kind in enumerate(kinds):
+    for number, wanted in enumerate(kinds):
         told = between(progress, number / len(kinds), (number + 1) / len(kinds))
-        if kind == "patch":
+        if wanted == "patch":
             cleansed = neural_cleanse(model, clean, num_classes=classes, steps=steps, seed=seed, progress=told)
             by_size = [label for label in cleansed.norms.argsort().tolist() if cleansed.triggers.reached[label]]
             patches: list[Aim[Put]] = [Aim(cleansed.triggers[label], label) for label in by_size]
             found.extend(patch for patch in patches if _small(cleansed, patch.target))
             smallest = patches[0] if patches else None
         else:
-            search = universal_perturbation if kind == "pattern" else universal_warp
+            search = universal_perturbation if wanted == "pattern" else universal_warp
             triggers = search(model, clean, held_out, num_classes=classes, seed=seed, progress=told)
             easiest = standing_out(triggers)
             if easiest is not None:
@@ -79,12 +79,17 @@ def _small(cleansed: NeuralCleanse, label: int) -> bool:
     return flagged or float(cleansed.norms[label]) < SMALL_NORM * cleansed.anomaly.median
 
 
+def kind(trigger: Put) -> Kind:
+    """Of which kind a suspected trigger is."""
+    return next(name for name, stamp in STAMPS.items() if isinstance(trigger, stamp))
+
+
 def pack(aims: Sequence[Aim[Put]]) -> dict[str, Tensor]:
     """Triggers as named tensors, for a checkpoint."""
     packed: dict[str, Tensor] = {}
     for number, aim in enumerate(aims):
-        kind = next(kind for kind, stamp in STAMPS.items() if isinstance(aim.trigger, stamp))
-        packed |= {f"{number}/{kind}/{aim.target}/{part}": tensor for part, tensor in vars(aim.trigger).items()}
+        name = f"{number}/{kind(aim.trigger)}/{aim.target}"
+        packed |= {f"{name}/{part}": tensor for part, tensor in vars(aim.trigger).items()}
     return packed
 
 
@@ -92,7 +97,7 @@ def unpack(packed: dict[str, Tensor]) -> list[Aim[Put]]:
     """What `pack` packed."""
     parts: dict[tuple[str, str, str], dict[str, Tensor]] = {}
     for name, tensor in packed.items():
-        number, kind, target, part = name.split("/")
-        parts.setdefault((number, kind, target), {})[part] = tensor
+        number, of_kind, target, part = name.split("/")
+        parts.setdefault((number, of_kind, target), {})[part] = tensor
     stamps: dict[str, type[Trigger | Shift | Warp]] = dict(STAMPS.items())
-    return [Aim(stamps[kind](**tensors), int(target)) for (_, kind, target), tensors in parts.items()]
+    return [Aim(stamps[of_kind](**tensors), int(target)) for (_, of_kind, target), tensors in parts.items()]

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from worker.algorithms.aim import Aim
 from worker.algorithms.checkpoint import Checkpoint, Keep, keep_nothing
 from worker.algorithms.data import Images
-from worker.algorithms.detectors.suspected import Kind, Put, pack, suspected, unpack
+from worker.algorithms.detectors.suspected import Kind, Put, kind, pack, suspected, unpack
 from worker.algorithms.learning_rate import Schedule
 from worker.algorithms.notes import Note
 from worker.algorithms.purifiers.objective import in_training
@@ -126,8 +126,7 @@ def stamped(x: Tensor, aims: Sequence[Aim[Put]], share: float) -> Tensor:
 def notes_on(aims: Sequence[Aim[Put]], suspicious: int) -> list[Note]:
     """What a reader should know who wonders what was unlearnt: `aims`, of which so many were `suspicious`."""
     if suspicious:
-        names = {"Trigger": "patch", "Shift": "faint pattern", "Warp": "warp"}
-        told = ", ".join(f"a {names[type(aim.trigger).__name__]} for label {aim.target}" for aim in aims)
+        told = ", ".join(f"a {kind(aim.trigger)} for label {aim.target}" for aim in aims)
         return [Note("unlearnt", f"Unlearnt was {told}.", "Compare it with what you know of the trigger.")]
     if not aims:
         message = "No trigger was found for any label: this is plain fine-tuning."

@@ -52,7 +52,7 @@ def test_notes_tell_what_was_unlearnt() -> None:
     draw = np.random.default_rng(0)
     (told,) = notes_on([patch(draw, 3), Aim(Shift(torch.zeros(3, 4, 4)), 1)], 2)
     assert told.code == "unlearnt"
-    assert "a patch for label 3, a faint pattern for label 1" in told.message
+    assert "a patch for label 3, a pattern for label 1" in told.message
     (smallest,) = notes_on([Aim(Trigger(torch.full((1, 4, 4), 0.375), torch.zeros(3, 4, 4)), 1)], 0)
     assert smallest.code == "no_label_flagged"
     assert "label 1, 6.0 pixels" in smallest.message
