@@ -60,8 +60,8 @@ def universal_warp(
     `every_label.within`, which searches. Images of the label itself do not count. `universal.standing_out` says
     whether one label is far easier than the others.
 
-    Measured with a pixel on CIFAR-10: 93 % of the images reach the target of a warp of one pixel on average, at most
-    12 % any label of a benign network; with two pixels 56 % reach one of the benign network too.
+    On two CIFAR-10 networks (docs/lab-notes.md) a pixel led 93 % of the images to the target of a warp of one pixel on
+    average, and at most 14 % to any label of the benign twin; two pixels led 56 % to one of the benign twin too.
     """
     size = images.pixels.shape[-2:]
     shifts = within(
