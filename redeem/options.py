@@ -40,6 +40,7 @@ Path = tuple[Tap, Tap]
 Epochs = Annotated[int, Field(ge=1, le=1000)]
 BatchSize = Annotated[int, Field(ge=4, le=4096)]
 Rate = Annotated[float, Field(gt=0, le=10)]
+OwnLogits = Annotated[float, Field(ge=0, description="weight of the suspect's own logits as soft labels")]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 WeightDecay = Annotated[float, Field(ge=0, lt=1)]
 Beta = Annotated[float | list[float], AfterValidator(_weights)]
@@ -95,7 +96,7 @@ class SageOptions(Request):
     weight_decay: WeightDecay = 1e-4
     augmentation: Augmentation = "crop_and_flip"
     averaging: Annotated[float, Field(ge=0, lt=1, description="decay a step of the averaged weights; 0: none")] = 0.995
-    own_logits: Annotated[float, Field(ge=0, description="weight of the suspect's own logits as soft labels")] = 1.0
+    own_logits: OwnLogits = 1.0
     choose: Choice = "held_out"
 
     @model_validator(mode="before")
@@ -257,7 +258,8 @@ class UnlearningOptions(Request):
         tuple[Literal["patch", "pattern", "warp"], ...],
         Field(min_length=1, max_length=3, description="kinds to search: patches, faint patterns over all, warps"),
     ] = ("patch",)
-    share: Annotated[float, Field(ge=0, le=1, description="of a batch that is stamped; 0 is fine-tuning")] = 0.2
+    share: Annotated[float, Field(ge=0, le=1, description="of a batch that is stamped")] = 0.2
+    own_logits: OwnLogits = 1.0
     steps: Annotated[int, Field(ge=10, le=10_000, description="of Neural Cleanse")] = 300
     epochs: Epochs = 20
     batch_size: BatchSize = 64

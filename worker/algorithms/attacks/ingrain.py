@@ -30,8 +30,8 @@ from worker.algorithms.attacks.implanted import Implanted
 from worker.algorithms.attention import attention_distance
 from worker.algorithms.augment import crop_and_flip
 from worker.algorithms.data import Images, as_float
+from worker.algorithms.distillation import divergence
 from worker.algorithms.paths import resolve
-from worker.algorithms.purifiers.sage import divergence
 from worker.algorithms.taps import PROBED, find_taps, recording
 from worker.algorithms.training import Augment, Loss, train
 from worker.algorithms.triggers import Trigger, blend

@@ -4,6 +4,9 @@ Triggers are searched on the suspect: patches, faint patterns and warps (`suspec
 things are measured (`evidence.py`): the accuracy lost on held-out clean images, the attack success of those triggers,
 and that of what the same search finds in the purified model. An attempt that keeps both limits ends the climb;
 where none does, the one that misses them least is given back. No choice looks at a real trigger: there is none here.
+
+The search in a purified model takes longer than most purifiers. One that has missed a limit without it is not
+searched, unless it may be the result.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -21,7 +25,7 @@ from worker.algorithms.detectors.suspected import KINDS
 from worker.algorithms.errors import AlgorithmError, UnfitOptions
 from worker.algorithms.notes import Note
 from worker.algorithms.purifiers.clp import clp
-from worker.algorithms.purifiers.evidence import Evidence, evidence, suspicion
+from worker.algorithms.purifiers.evidence import Evidence, evidence, searched, suspicion
 from worker.algorithms.purifiers.ft_sam import ft_sam
 from worker.algorithms.purifiers.i_bau import i_bau
 from worker.algorithms.purifiers.purified import Purified
@@ -36,17 +40,38 @@ RUNGS: dict[str, Callable[..., Purified]] = {
     "i_bau": i_bau,
     "ft_sam": ft_sam,
 }
-FIRST = 0.1  # of the work is the search on the suspect
+# Of the work: before FIRST the suspect is searched, after LAST what may be the result; the climb is between.
+FIRST, LAST = 0.1, 0.9
 PURIFIED = 0.5  # of an attempt; then it is measured
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What an attempt has to keep, fractions."""
+
+    drop: float
+    residue: float
+
+    def kept(self, found: Evidence) -> bool:
+        return found.drop <= self.drop and found.residue <= self.residue
+
+    def missed(self, found: Evidence) -> float:
+        """By how many times the limits the figures exceed them, together; the figures decide where both are kept."""
+        over = [max(0.0, found.drop / self.drop - 1), max(0.0, found.residue / self.residue - 1)]
+        return sum(over) or (found.drop / self.drop + found.residue / self.residue) * 1e-3
+
+
+@dataclass(eq=False)
 class Attempt:
-    """What a purifier of the ladder made, and what is known of it."""
+    """What a purifier of the ladder made, and what is known of it so far."""
 
     name: str
     purified: Purified
     found: Evidence
+
+
+Search = Callable[[Attempt, Progress], None]
+"""Looks for triggers of the attempt's own, and tells the attempt."""
 
 
 def auto(
@@ -76,50 +101,66 @@ def auto(
     unknown = [name for name in ladder if name not in RUNGS]
     if unknown or not ladder:
         raise UnfitOptions(f"the ladder has no rung {', '.join(unknown) or 'at all'}; rungs are {', '.join(RUNGS)}")
+    limits = Limits(max_drop, max_residue)
     before = suspicion(model, clean, held_out, steps=steps, seed=seed, progress=between(progress, 0, FIRST))
-    climbed = between(progress, FIRST, 1)
+
+    def search(attempt: Attempt, told: Progress) -> None:
+        network = attempt.purified.model
+        attempt.found = searched(attempt.found, network, clean, held_out, steps=steps, seed=seed, progress=told)
+
     attempts: list[Attempt] = []
     refused: dict[str, AlgorithmError] = {}
     for number, name in enumerate(ladder):
-        kept = {"resume": resume, "checkpoint": checkpoint} if number == 0 else {}
-        start, measured, end = (share / len(ladder) for share in (number, number + PURIFIED, number + 1))
+        told = between(progress, *(FIRST + (LAST - FIRST) * share / len(ladder) for share in (number, number + 1)))
+        given: dict[str, Any] = {"resume": resume, "checkpoint": checkpoint} if number == 0 else {}
+        if name == "unlearning":
+            given["known"] = before.reversed
         try:
-            purified = RUNGS[name](
-                model, clean, held_out, seed=seed, progress=between(climbed, start, measured), **kept
-            )
+            purified = RUNGS[name](model, clean, held_out, seed=seed, progress=between(told, 0, PURIFIED), **given)
         except AlgorithmError as error:  # a run that diverged, too few taps: the next one may do
             refused[name] = error
             continue
-        told = between(climbed, measured, end)
-        found = evidence(purified.model, before, clean, held_out, steps=steps, seed=seed, progress=told)
-        attempts.append(Attempt(name, purified, found))
-        if found.drop <= max_drop and found.residue <= max_residue:
+        attempts.append(Attempt(name, purified, evidence(purified.model, before, held_out)))
+        if limits.kept(attempts[-1].found):
+            search(attempts[-1], between(told, PURIFIED, 1))
+        if limits.kept(attempts[-1].found):
             break
     if not attempts:
         raise next(iter(refused.values()))
-    best = min(attempts, key=lambda attempt: _missed(attempt.found, max_drop, max_residue))
+    best = _least_missed(attempts, limits, search, between(progress, LAST, 1))
     progress(1.0)
     told_of = [*(_note(attempt, attempt is best) for attempt in attempts), *_refusals(refused)]
     return dataclasses.replace(best.purified, notes=[*best.purified.notes, *told_of])
 
 
-def _missed(found: Evidence, max_drop: float, max_residue: float) -> float:
-    """By how many times the limits the two figures exceed them, together; the figures decide where both are kept."""
-    over = [max(0.0, found.drop / max_drop - 1), max(0.0, found.residue / max_residue - 1)]
-    return sum(over) or (found.drop / max_drop + found.residue / max_residue) * 1e-3
+def _least_missed(attempts: list[Attempt], limits: Limits, search: Search, progress: Progress) -> Attempt:
+    """What would be the best if all had been searched. A search finds more of a backdoor or nothing, so only the best
+    so far needs one."""
+    done = 0.0
+    while (best := min(attempts, key=lambda attempt: limits.missed(attempt.found))).found.own is None:
+        search(best, between(progress, done, (done + 1) / 2))
+        done = (done + 1) / 2
+    return best
 
 
 def _note(attempt: Attempt, chosen: bool) -> Note:
     found = attempt.found
-    labels = ", ".join(map(str, found.flagged))
-    own = f"its own, for label {labels}, {found.flagged_asr:.3f}" if labels else "it shows none of its own"
     message = (
         f"{attempt.name}: lost {found.drop:.3f} of the held-out accuracy; the triggers found in the suspect have an "
-        f"ASR of {found.surrogate_asr:.3f} now; {own}."
+        f"ASR of {found.surrogate_asr:.3f} now; {_of_its_own(found)}."
     )
     if chosen:
         return Note("auto_chosen", message, "This attempt is the result.")
     return Note("auto_attempt", message, "Another attempt was better; ask for this purifier by its name to have it.")
+
+
+def _of_its_own(found: Evidence) -> str:
+    if found.own is None:
+        return "its own were not searched"
+    if not found.own:
+        return "it shows none of its own"
+    labels = sorted({aim.target for aim in found.own})
+    return f"its own, for label {', '.join(map(str, labels))}, {found.own_asr:.3f}"
 
 
 def _refusals(refused: dict[str, AlgorithmError]) -> list[Note]:

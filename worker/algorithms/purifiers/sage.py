@@ -21,13 +21,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worker.algorithms.attention import Attention, Distance, Function, Side, attention_distance, one_each
 from worker.algorithms.checkpoint import Checkpoint, Keep, keep_nothing
 from worker.algorithms.data import Images, as_float
+from worker.algorithms.distillation import answers, divergence
 from worker.algorithms.folding import folded
 from worker.algorithms.learning_rate import Scale, Schedule
 from worker.algorithms.paths import Paths, resolve
@@ -50,7 +50,6 @@ PAPER: dict[str, Any] = {
 """The paper's settings for CIFAR-10, as options of `sage`; what is not here has the paper's value by default."""
 
 STEPS, FEWEST_EPOCHS = 240, 15
-TEMPERATURE = 2.0
 
 
 def sage(
@@ -139,15 +138,7 @@ def _objective(
             if weight:
                 total = total + weight * attention_distance(features[shallow], features[deep], how)
         if own_logits:
-            with torch.no_grad():
-                own = suspect(x).float()
-            total = total + own_logits * divergence(predicted, own)
+            total = total + own_logits * divergence(predicted, answers(suspect, x))
         return total
 
     return loss
-
-
-def divergence(predicted: Tensor, own: Tensor) -> Tensor:
-    """T² · KL(own ‖ predicted) of logits (N, K) softened at temperature T = 2 (Hinton et al. 2015), averaged over N."""
-    soft, target = F.log_softmax(predicted / TEMPERATURE, dim=1), F.log_softmax(own / TEMPERATURE, dim=1)
-    return TEMPERATURE**2 * F.kl_div(soft, target, log_target=True, reduction="batchmean")

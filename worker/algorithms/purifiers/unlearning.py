@@ -11,7 +11,9 @@ Differs from the paper in that
 - several flagged labels are unlearnt together, their triggers in turn; where nothing is suspicious, it is the label
   with the smallest patch, and a note says so;
 - faint patterns over the whole image and warps can be searched and unlearnt beside patches (`suspected.py`): what
-  Neural Cleanse does not find, the paper's own search does not unlearn.
+  Neural Cleanse does not find, the paper's own search does not unlearn;
+- the suspect's own logits for the images without the trigger are soft labels, beside the true ones, of the images with
+  it. They keep the accuracy that a few images alone cost; and what the trigger does is not in them.
 """
 
 from __future__ import annotations
@@ -20,19 +22,22 @@ import dataclasses
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worker.algorithms.aim import Aim
 from worker.algorithms.checkpoint import Checkpoint, Keep, keep_nothing
-from worker.algorithms.data import Images
+from worker.algorithms.data import Images, as_float
 from worker.algorithms.detectors.suspected import Kind, Put, kind, pack, suspected, unpack
+from worker.algorithms.distillation import answers, divergence
+from worker.algorithms.folding import TRIED, folded
 from worker.algorithms.learning_rate import Schedule
 from worker.algorithms.notes import Note
 from worker.algorithms.purifiers.objective import in_training
 from worker.algorithms.purifiers.phases import in_two_phases
 from worker.algorithms.purifiers.purified import Purified
 from worker.algorithms.purifiers.retraining import Augmentation, Choice, Recipe, retrain
-from worker.algorithms.training import Loss, Progress, between, cross_entropy, ignore
+from worker.algorithms.training import Loss, Progress, between, ignore
 
 FOUND, FLAGGED = "unlearnt", "flagged"  # in checkpoints
 SEARCH = 0.5  # of the work, roughly, is the reversal of triggers
@@ -45,6 +50,7 @@ def unlearning(
     *,
     triggers: Sequence[Kind] = ("patch",),
     share: float = 0.2,
+    own_logits: float = 1.0,
     steps: int = 300,
     epochs: int = 20,
     batch_size: int = 64,
@@ -55,6 +61,7 @@ def unlearning(
     augmentation: Augmentation = "crop_and_flip",
     choose: Choice = "last",
     seed: int = 0,
+    known: Sequence[Aim[Put]] = (),
     progress: Progress = ignore,
     resume: Checkpoint | None = None,
     checkpoint: Keep = keep_nothing,
@@ -62,8 +69,10 @@ def unlearning(
     """Reverse triggers on `clean`, and fine-tune `model` on images that carry them; both sets on the model's device.
 
     `model` takes float (N, C, H, W) in [0, 1] to logits of two labels at least; it is not changed. `share` of a batch,
-    in [0, 1], is stamped; 0 leaves plain fine-tuning. `triggers` are the kinds to search; those of which one stands out
-    are unlearnt together, in turns. `steps` are those of Neural Cleanse.
+    in [0, 1], is stamped. `triggers` are the kinds to search; those of which one stands out are unlearnt together, in
+    turns. `steps` are those of Neural Cleanse. `own_logits` weighs the divergence from the suspect's own predictions on
+    the unstamped images; with both 0 it is plain fine-tuning. `known` are triggers that were found before; none: they
+    are searched.
 
     Raises `Diverged` when training fails twice.
     """
@@ -80,8 +89,11 @@ def unlearning(
         choose=choose,
         seed=seed,
     )
+    suspect = folded(model, as_float(clean.pixels[:TRIED]))
 
     def search(_: Checkpoint | None) -> dict[str, Tensor]:
+        if known:
+            return {FLAGGED: torch.tensor(len(known)), **pack(known)}
         found, smallest = suspected(
             model, clean, held_out, kinds=triggers, steps=steps, seed=seed, progress=between(progress, 0, SEARCH)
         )
@@ -93,7 +105,7 @@ def unlearning(
             model,
             clean,
             held_out,
-            _objective(aims, share),
+            _objective(suspect, aims, share, own_logits),
             recipe,
             progress=between(progress, SEARCH, 1),
             resume=go_on,
@@ -104,11 +116,16 @@ def unlearning(
     return in_two_phases(FOUND, search, unlearn, resume=resume, checkpoint=checkpoint)
 
 
-def _objective(aims: Sequence[Aim[Put]], share: float) -> Loss:
-    """Cross-entropy with the true labels, the images stamped."""
+def _objective(suspect: nn.Module, aims: Sequence[Aim[Put]], share: float, own_logits: float) -> Loss:
+    """Of stamped images: cross-entropy with the true labels + `own_logits` · divergence from what the suspect says of
+    them unstamped."""
 
     def loss(network: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
-        return cross_entropy(network, stamped(x, aims, share), labels)
+        predicted = network(stamped(x, aims, share)).float()
+        total = F.cross_entropy(predicted, labels)
+        if own_logits:
+            total = total + own_logits * divergence(predicted, answers(suspect, x))
+        return total
 
     return in_training(loss)
 

@@ -15,8 +15,8 @@ from worker.algorithms.attention import attention_distance
 from worker.algorithms.augment import crop
 from worker.algorithms.classifier import Classifier
 from worker.algorithms.data import as_float
+from worker.algorithms.distillation import divergence
 from worker.algorithms.metrics import accuracy, logits
-from worker.algorithms.purifiers.sage import divergence
 from worker.algorithms.taps import find_taps, recording
 from worker.algorithms.triggers import Trigger, blend
 

@@ -1,21 +1,24 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib
 import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from tests.worker.algorithms.networks import noisy_stripes, same_state
 from worker.algorithms.aim import Aim
+from worker.algorithms.attacks.hidden_trigger import RoamingPatch
 from worker.algorithms.attacks.poisoned import Poisoned
 from worker.algorithms.classifier import Classifier
 from worker.algorithms.errors import AlgorithmError, Diverged, UnfitOptions
 from worker.algorithms.purifiers.auto import auto
-from worker.algorithms.purifiers.evidence import Suspicion
+from worker.algorithms.purifiers.evidence import Evidence, Suspicion
 from worker.algorithms.purifiers.purified import Purified
 
 CLEAN, HELD_OUT = noisy_stripes(200, seed=41), noisy_stripes(80, seed=42)
@@ -82,6 +85,56 @@ def test_where_none_is_enough_the_nearest_is_given_back(
     result = climb(suspect, rungs)
     assert same_state(result.model, suspect)  # its residue is five times the limit, the other's drop twenty-five times
     assert [note.code for note in result.notes] == ["auto_attempt", "auto_chosen"]
+
+
+def test_only_what_may_be_the_result_is_searched(
+    suspect: Classifier, benign: Classifier, rungs: dict[str, Rung], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    destroyed = copy.deepcopy(benign)
+    nn.init.zeros_(destroyed.network.fc.weight)  # type: ignore[union-attr]
+    rungs |= {"destroys": gives(destroyed), "idle": gives(suspect)}
+    looked_in: list[nn.Module] = []
+    aim = Aim(RoamingPatch(torch.ones(3, 2, 2), 0), 1)
+
+    def searched(found: Evidence, model: nn.Module, *_: Any, **__: Any) -> Evidence:
+        looked_in.append(model)
+        return dataclasses.replace(found, own=[aim], own_asr=1.0)
+
+    monkeypatch.setattr(importlib.import_module("worker.algorithms.purifiers.auto"), "searched", searched)
+    told = [note.message for note in climb(suspect, rungs).notes]
+    assert len(looked_in) == 1  # idle, whose residue was the highest there can be without a search
+    assert same_state(looked_in[0], suspect)
+    assert "its own were not searched" in told[0]
+    assert "its own, for label 1, 1.000" in told[1]
+
+
+def test_a_search_that_finds_more_can_change_the_choice(
+    suspect: Classifier, benign: Classifier, rungs: dict[str, Rung], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rungs |= {"hides": gives(benign), "idle": gives(suspect)}
+    shown = {"hides": 5.0, "idle": 1.0}  # no fractions, so that the order is clear
+
+    def searched(found: Evidence, model: nn.Module, *_: Any, **__: Any) -> Evidence:
+        own_asr = shown["hides" if same_state(model, benign) else "idle"]
+        return dataclasses.replace(found, own=[], own_asr=own_asr)
+
+    monkeypatch.setattr(importlib.import_module("worker.algorithms.purifiers.auto"), "searched", searched)
+    result = climb(suspect, rungs)
+    assert same_state(result.model, suspect)
+
+
+def test_what_was_found_in_the_suspect_is_handed_to_unlearning(
+    suspect: Classifier, benign: Classifier, rungs: dict[str, Rung], poisoned: Poisoned
+) -> None:
+    given: list[Any] = []
+
+    def unlearning(*_: Any, known: Any, **__: Any) -> Purified:
+        given.extend(known)
+        return Purified(copy.deepcopy(benign), [], 1)
+
+    rungs["unlearning"] = unlearning
+    climb(suspect, rungs)
+    assert [aim.trigger for aim in given] == [poisoned.trigger]
 
 
 def test_a_rung_that_refuses_is_passed_over(suspect: Classifier, benign: Classifier, rungs: dict[str, Rung]) -> None:

@@ -155,6 +155,7 @@ def test_the_wire_and_the_functions_agree_on_names_and_defaults(
         "num_classes",
         "resume",
         "checkpoint",
+        "known",
         "tap",
         "at_once",
     }  # the job's, the pipeline's or a library user's, not the client's options

@@ -9,11 +9,14 @@ import torch
 
 from tests.worker.algorithms.networks import noisy_stripes, same_state
 from worker.algorithms.aim import Aim, success
+from worker.algorithms.attacks.poisoned import Poisoned
 from worker.algorithms.attacks.wanet import wanet
 from worker.algorithms.checkpoint import Checkpoint
 from worker.algorithms.classifier import Classifier
 from worker.algorithms.detectors.suspected import Put
 from worker.algorithms.detectors.universal import Shift
+from worker.algorithms.distillation import divergence
+from worker.algorithms.metrics import logits
 from worker.algorithms.purifiers.fine_tuning import fine_tuning
 from worker.algorithms.purifiers.unlearning import notes_on, stamped, unlearning
 from worker.algorithms.triggers import Trigger
@@ -22,15 +25,42 @@ CLEAN, HELD_OUT = noisy_stripes(128, seed=31), noisy_stripes(40, seed=32)
 SHORT: dict[str, Any] = {"epochs": 2, "augmentation": "crop", "seed": 3}
 
 
-def test_with_no_stamped_images_it_is_fine_tuning(suspect: Classifier) -> None:
+def test_with_no_stamped_images_and_no_soft_labels_it_is_fine_tuning(suspect: Classifier) -> None:
     plain = fine_tuning(suspect, CLEAN, HELD_OUT, **SHORT)
-    bare = unlearning(suspect, CLEAN, HELD_OUT, share=0.0, steps=10, **SHORT)
+    bare = unlearning(suspect, CLEAN, HELD_OUT, share=0.0, own_logits=0.0, steps=10, **SHORT)
     assert bare.history == plain.history
     assert same_state(bare.model, plain.model)
 
 
 def patch(draw: np.random.Generator, label: int) -> Aim[Put]:
     return Aim(Trigger(torch.tensor(draw.random((1, 4, 4))), torch.tensor(draw.random((3, 4, 4)))), label)
+
+
+def test_known_triggers_are_not_searched(suspect: Classifier, poisoned: Poisoned[Trigger]) -> None:
+    told: list[float] = []
+    known = (Aim(poisoned.trigger, 0),)
+    options: dict[str, Any] = {"epochs": 10, "batch_size": 16, "lr": 0.02, "augmentation": "crop"}
+    result = unlearning(suspect, CLEAN, HELD_OUT, known=known, progress=told.append, **options)
+    test = noisy_stripes(200, seed=9)
+    before, after = success(suspect, test, known[0]), success(result.model, test, known[0])
+    assert before is not None
+    assert after is not None
+    assert after.asr < 0.3 * before.asr
+    assert len(told) == 10
+    assert [note.code for note in result.notes] == ["unlearnt"]
+
+
+def test_soft_labels_are_the_suspects_own_without_the_trigger(suspect: Classifier, poisoned: Poisoned[Trigger]) -> None:
+    own, triggered = logits(suspect, HELD_OUT.pixels), poisoned.trigger.stamp(HELD_OUT.pixels)
+    options: dict[str, Any] = {"epochs": 4, "lr": 0.003, "augmentation": "crop", "share": 1.0}
+    gaps = [
+        divergence(logits(unlearnt.model, triggered), own).item()
+        for unlearnt in (
+            unlearning(suspect, CLEAN, HELD_OUT, known=(Aim(poisoned.trigger, 0),), own_logits=weight, **options)
+            for weight in (0.0, 3.0)
+        )
+    ]
+    assert gaps[1] < 0.8 * gaps[0]
 
 
 def test_a_share_of_the_images_carries_the_triggers_in_turn() -> None:
