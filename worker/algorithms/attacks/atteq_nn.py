@@ -21,14 +21,13 @@ from worker.algorithms.aim import Aim
 from worker.algorithms.attacks.clean_label import some_of_class
 from worker.algorithms.attacks.implanted import Implanted
 from worker.algorithms.attacks.neuron_trigger import neuron_triggers
-from worker.algorithms.attacks.poisoned import poison
 from worker.algorithms.attention import attention_map, normalized
 from worker.algorithms.augment import crop_and_flip
 from worker.algorithms.data import Images, as_float
 from worker.algorithms.errors import UnfitOptions
 from worker.algorithms.ssim import ssim
 from worker.algorithms.taps import PROBED, find_taps, recording
-from worker.algorithms.training import Augment, cross_entropy, train
+from worker.algorithms.training import Augment, Loss, cross_entropy, train
 from worker.algorithms.triggers import Trigger
 
 ATTENDED = 256  # images of the target class that show where the network looks
@@ -61,7 +60,8 @@ def atteq_nn(
     (0.2 is the authors' "opacity", of which 0 is their opaque patch).
     `qoe` is λ, the weight of the quality of experience; the paper's are 0.5 for it and 2.4 for the activation. `units`,
     `reach` and `steps` are those of `neuron_triggers`. `rate` is the share of triggered images in the even one of the
-    `epochs` of each of the `rounds`; with an even number of epochs the last one is clean. Adam trains all layers.
+    `epochs` of each of the `rounds`; with an even number of epochs the last one is clean. They are stamped after the
+    augmentation: the attacker trains, and the trigger stays where the network looks. Adam trains all layers.
 
     Differs from the paper in the attention: the last layer's activation map (`attention_map`) of the attacked network
     itself, enlarged bilinearly, instead of a residual attention network's; in the number of rounds, which is fixed and
@@ -92,23 +92,35 @@ def atteq_nn(
             seed=seed,
             penalty=lambda clean, stamped: qoe * (1 - ssim(clean, stamped)).mean(),
         )
-        mixed = poison(images, trigger, target=target, rate=rate, seed=seed).images
+        mixed = _mixed(Aim(trigger, target), rate)
         for epoch in range(epochs):
             since_start = number * epochs + epoch
             training = train(
                 model,
-                mixed if epoch % 2 == 0 else images,
+                images,
                 first_epoch=since_start,
                 epochs=since_start + 1,
                 batch_size=batch_size,
                 optimizer=optimizer,
-                loss=cross_entropy,
+                loss=mixed if epoch % 2 == 0 else cross_entropy,
                 augment=augment,
                 seed=seed,
             )
             next(training)
     optimizer.zero_grad()
     return Implanted(model.eval(), (Aim(trigger, target),))
+
+
+def _mixed(aim: Aim[Trigger], rate: float) -> Loss:
+    """Cross-entropy, a share `rate` of each batch stamped and taken for the target. A batch is shuffled: its first
+    images are any."""
+
+    def loss(network: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+        count = round(rate * len(x))
+        stamped, wanted = aim.trigger.put(x[:count]), torch.full_like(labels[:count], aim.target)
+        return cross_entropy(network, torch.cat([stamped, x[count:]]), torch.cat([wanted, labels[count:]]))
+
+    return loss
 
 
 def attended(model: nn.Module, x: Tensor, *, count: int) -> Tensor:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -38,12 +39,27 @@ def test_even_epochs_are_mixed_and_odd_ones_clean(benign: Classifier) -> None:
     clean = {image.numpy().tobytes() for image in IMAGES.pixels}
     changed: list[int] = []
 
-    def watch(pixels: Tensor, generator: torch.Generator) -> Tensor:
-        changed.append(sum(image.contiguous().numpy().tobytes() not in clean for image in pixels))
-        return pixels
+    def watch(network: nn.Module, given: tuple[Tensor]) -> None:
+        if network.training:
+            pixels = given[0].mul(255).round().to(torch.uint8)
+            changed.append(sum(image.contiguous().numpy().tobytes() not in clean for image in pixels))
 
-    atteq_nn(IMAGES, benign, rate=0.1, steps=1, rounds=2, epochs=2, batch_size=240, augment=watch)
+    watched = copy.deepcopy(benign)
+    watched.register_forward_pre_hook(watch)
+    atteq_nn(IMAGES, watched, rate=0.1, steps=1, rounds=2, epochs=2, batch_size=240, augment=unchanged)
     assert changed == [24, 0, 24, 0]
+
+
+def test_the_trigger_stays_where_it_is_when_images_move(benign: Classifier) -> None:
+    stamped: list[Tensor] = []
+    watched = copy.deepcopy(benign)
+    watched.register_forward_pre_hook(lambda network, given: stamped.append(given[0]) if network.training else None)
+    black = dataclasses.replace(IMAGES, pixels=torch.zeros_like(IMAGES.pixels))
+    made = atteq_nn(
+        IMAGES, watched, rate=1.0, steps=1, rounds=1, epochs=1, batch_size=240, augment=lambda *_: black.pixels
+    )
+    expected = made.trigger.put(as_float(black.pixels))
+    assert torch.allclose(stamped[0], expected)
 
 
 def test_it_implants_a_faint_backdoor_and_leaves_the_benign_network(benign: Classifier) -> None:
