@@ -23,6 +23,7 @@ from worker.algorithms.aim import Aim
 from worker.algorithms.architectures import build
 from worker.algorithms.attacks import ATTACKS
 from worker.algorithms.attacks.poisoned import Poisoned
+from worker.algorithms.augment import unchanged
 from worker.algorithms.classifier import Classifier
 from worker.algorithms.data import Images, as_float
 from worker.algorithms.features import LastLayerAlone
@@ -179,7 +180,8 @@ def _victim(made: Poisoned[Stamp], recipe: Recipe, data: Dataset, twin: Classifi
         return _trained(start, made.images, data, recipe, profile.epochs, profile.lr)
     if made.layers == "last":
         alone = LastLayerAlone(twin, as_float(made.images.pixels[:PROBED]))
-        _trained(alone, made.images, data, recipe, profile.tune_epochs, profile.tune_lr)
+        plain = dataclasses.replace(data, augment=unchanged)  # in the authors' code too: images as they are
+        _trained(alone, made.images, plain, recipe, profile.tune_epochs, profile.tune_lr)
         return alone.model.requires_grad_(True)
     return _trained(copy.deepcopy(twin), made.images, data, recipe, profile.tune_epochs, profile.tune_lr)
 
