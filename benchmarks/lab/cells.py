@@ -8,7 +8,7 @@ import hashlib
 import inspect
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,9 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Of its record."""
-        told = [self.recipe.hash, self.purifier, self.clean, self.seed, self.purifier_options, self.seen]
+        """Of its record. The defaults are part of it: where one changes, the old records are no longer found."""
+        options = {**defaults(PURIFIERS[self.purifier]), **self.purifier_options}
+        told = [self.recipe.hash, self.purifier, self.clean, self.seed, options, self.seen]
         return record_name(self.recipe, (self.purifier, self.clean, self.seed), told)
 
     def as_json(self) -> dict[str, Any]:
@@ -58,6 +59,13 @@ class Cell:
     def of_json(cls, told: dict[str, Any]) -> Cell:
         recipe = told["recipe"]
         return cls(**told | {"recipe": Recipe(**recipe | {"profile": Profile(**recipe["profile"])})})
+
+
+def defaults(function: Callable[..., object]) -> dict[str, Any]:
+    """Those of its options: what a run is given besides is no choice of the lab's."""
+    options = inspect.signature(function).parameters.values()
+    given = ("seed", "progress", "resume", "checkpoint")
+    return {one.name: one.default for one in options if one.kind is one.KEYWORD_ONLY and one.name not in given}
 
 
 def run(cell: Cell, folder: Path, cache: Path, device: torch.device, command: str) -> dict[str, Any]:

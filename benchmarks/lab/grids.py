@@ -58,6 +58,7 @@ def ablations(profile: Profile) -> list[Cell]:
         *({"detach": side} for side in ("shallow", "deep")),
         *({"distance": distance, "beta": beta} for distance, beta in (("squares", 3.0), ("norm", 1.0))),
         {"own_logits": 0.0},
+        *({"averaging": decay} for decay in (0.0, 0.98)),
         {"lr_scale": "none"},
         PAPER,
     ]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -52,6 +53,16 @@ def test_a_cell_comes_back_from_json() -> None:
     cell = Cell(Recipe("robnet", 3, TINY, options={"triggers": 3}), "nad", 250, 2, {"beta": 10.0}, seen=True)
     assert Cell.of_json(json.loads(json.dumps(cell.as_json()))) == cell
     assert cell.name != SAGE.name
+
+
+def test_a_changed_default_is_another_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    def other(model: object, clean: object, held_out: object, *, beta: float = 300.0, seed: int = 0) -> None: ...
+
+    monkeypatch.setitem(PURIFIERS, "sage", other)
+    before, explicit = SAGE.name, dataclasses.replace(SAGE, options={"beta": 300.0}).name
+    monkeypatch.setitem(other.__kwdefaults__, "beta", 100.0)  # type: ignore[arg-type]
+    assert before == explicit == dataclasses.replace(SAGE, options={"beta": 300.0}).name
+    assert before != SAGE.name
 
 
 def test_clean_images_are_reserved_ones_or_seen_ones(tiny_lab: Dataset) -> None:
