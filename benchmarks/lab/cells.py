@@ -7,6 +7,7 @@ import functools
 import hashlib
 import inspect
 import json
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -43,7 +44,9 @@ class Cell:
 
     @property
     def purifier_options(self) -> dict[str, Any]:
-        return {**self.recipe.profile.purifiers.get(self.purifier, {}), **self.options}
+        """All that are not the purifier's defaults: what the profile says, and what this cell does."""
+        profile = self.recipe.profile
+        return {**_fewer_epochs(self), **profile.purifiers.get(self.purifier, {}), **self.options}
 
     @property
     def name(self) -> str:
@@ -66,6 +69,16 @@ def defaults(function: Callable[..., object]) -> dict[str, Any]:
     options = inspect.signature(function).parameters.values()
     given = ("seed", "progress", "resume", "checkpoint")
     return {one.name: one.default for one in options if one.kind is one.KEYWORD_ONLY and one.name not in given}
+
+
+def _fewer_epochs(cell: Cell) -> dict[str, int]:
+    """The purifier's epochs for as many steps as it would take with the profile's `steps_of` images, where the cell
+    has more."""
+    most = cell.recipe.profile.steps_of
+    if most is None or cell.clean <= most:
+        return {}
+    epochs = {name: value for name, value in defaults(PURIFIERS[cell.purifier]).items() if name.endswith("epochs")}
+    return {name: math.ceil(value * most / cell.clean) for name, value in epochs.items() if value is not None}
 
 
 def run(cell: Cell, folder: Path, cache: Path, device: torch.device, command: str) -> dict[str, Any]:

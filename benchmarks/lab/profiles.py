@@ -9,8 +9,9 @@ from typing import Any
 @dataclass(frozen=True)
 class Profile:
     """`images` of the training set are trained on; `epochs` and `lr` of a network from scratch, `tune_epochs` and
-    `tune_lr` of one that goes on training; `test_images` measure. `attacks` has the options of each attack that are
-    not its defaults, and `purifiers` those of purifiers."""
+    `tune_lr` of one that goes on training; `test_images` measure. `attacks` has the options of each
+    attack that are not its defaults, and `purifiers` those of purifiers; with more clean images than `steps_of`, where
+    there is such a number, they get fewer epochs, for as many steps as with so many."""
 
     name: str
     width: int
@@ -20,6 +21,7 @@ class Profile:
     tune_epochs: int
     tune_lr: float
     test_images: int
+    steps_of: int | None = None
     batch_size: int = 128
     attacks: dict[str, dict[str, Any]] = field(default_factory=dict)
     purifiers: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -35,6 +37,7 @@ PROFILES = {
         tune_epochs=6,
         tune_lr=0.05,
         test_images=2_000,
+        steps_of=500,
         attacks={
             # A warp of more than a pixel on average: the paper's quarter takes a small network many more epochs.
             "wanet": {"strength": 2.5, "rate": 0.15},

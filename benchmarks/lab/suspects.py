@@ -59,10 +59,10 @@ class Recipe:
     def hash(self) -> str:
         """Of what the training follows from: other attacks' and the purifiers' options are no part of it, nor how
         networks go on training where this one does not."""
-        profile = dataclasses.replace(self.profile, attacks={}, purifiers={})
-        if not self.needs_twin:
-            profile = dataclasses.replace(profile, tune_epochs=0, tune_lr=0.0)
-        told = dataclasses.asdict(dataclasses.replace(self, profile=profile, options=self.attack_options))
+        told = dataclasses.asdict(dataclasses.replace(self, options=self.attack_options))
+        tuning = () if self.needs_twin else ("tune_epochs", "tune_lr")
+        for name in ("attacks", "purifiers", "steps_of", *tuning):
+            del told["profile"][name]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -65,6 +65,15 @@ def test_a_changed_default_is_another_cell(monkeypatch: pytest.MonkeyPatch) -> N
     assert before != SAGE.name
 
 
+def test_more_images_are_no_more_steps_where_the_profile_says_so() -> None:
+    limited = dataclasses.replace(TINY, steps_of=500, purifiers={})
+    few, many = (Cell(Recipe("badnets", 0, limited), "mcr", clean).purifier_options for clean in (500, 2500))
+    assert few == {}
+    assert many == {"end_epochs": 10, "epochs": 20}  # a fifth
+    assert Cell(Recipe("badnets", 0, TINY), "mcr", 2500).purifier_options == {}
+    assert Cell(Recipe("badnets", 0, limited), "sage", 2500).purifier_options == {}  # which counts steps itself
+
+
 def test_clean_images_are_reserved_ones_or_seen_ones(tiny_lab: Dataset) -> None:
     trained, reserved = ({pixels.numpy().tobytes() for pixels in part.pixels} for part in parts(tiny_lab, TINY))
     drawn = {pixels.numpy().tobytes() for pixels in bundle(SAGE, tiny_lab).pixels}
