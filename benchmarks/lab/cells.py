@@ -150,7 +150,7 @@ def _measured(cell: Cell, data: Dataset, subject: Suspect, device: torch.device)
     return {
         **figures(purified.model, test, subject.stamped, before=mpa(subject.model, test)),
         "chosen_epoch": purified.chosen_epoch,
-        "notes": [note.code for note in purified.notes],
+        "notes": [f"{note.code}: {note.message}" for note in purified.notes],
         "seconds": round(seconds, 1),
     }
 
