@@ -180,7 +180,7 @@ def _victim(made: Poisoned[Stamp], recipe: Recipe, data: Dataset, twin: Classifi
         return _trained(start, made.images, data, recipe, profile.epochs, profile.lr)
     if made.layers == "last":
         alone = LastLayerAlone(twin, as_float(made.images.pixels[:PROBED]))
-        plain = dataclasses.replace(data, augment=unchanged)  # in the authors' code too: images as they are
+        plain = dataclasses.replace(data, augment=unchanged)  # with crops and flips HB fails (docs/lab-notes.md)
         _trained(alone, made.images, plain, recipe, profile.tune_epochs, profile.tune_lr)
         return alone.model.requires_grad_(True)
     return _trained(copy.deepcopy(twin), made.images, data, recipe, profile.tune_epochs, profile.tune_lr)
