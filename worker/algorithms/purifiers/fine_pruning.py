@@ -18,7 +18,7 @@ from worker.algorithms.purifiers.phases import in_two_phases
 from worker.algorithms.purifiers.pruning import TOO_DEAR, dormant
 from worker.algorithms.purifiers.purified import Purified
 from worker.algorithms.purifiers.retraining import Augmentation, Choice, Recipe, retrain
-from worker.algorithms.training import Progress, cross_entropy, ignore
+from worker.algorithms.training import Progress, between, cross_entropy, ignore
 
 PRUNING = 0.05  # the share of pruning in the time
 ZEROS = "zeros"
@@ -67,7 +67,7 @@ def fine_pruning(
     )
 
     def prune(_: Checkpoint | None) -> Zeros:
-        return dormant(model, clean, held_out, max_drop=max_drop, progress=lambda done: progress(PRUNING * done))[0]
+        return dormant(model, clean, held_out, max_drop=max_drop, progress=between(progress, 0, PRUNING))[0]
 
     def tune(zeros: Zeros, go_on: Checkpoint | None, keep: Keep) -> Purified:
         tuned = retrain(
@@ -78,7 +78,7 @@ def fine_pruning(
             recipe,
             start=with_zeros(model, zeros),
             after_step=lambda network: put_zeros(network, zeros),
-            progress=lambda done: progress(PRUNING + (1 - PRUNING) * done),
+            progress=between(progress, PRUNING, 1),
             resume=go_on,
             checkpoint=keep,
         )

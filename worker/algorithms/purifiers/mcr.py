@@ -37,7 +37,7 @@ from worker.algorithms.purifiers.objective import in_training
 from worker.algorithms.purifiers.phases import in_two_phases, loaded
 from worker.algorithms.purifiers.purified import Purified
 from worker.algorithms.purifiers.retraining import AUGMENTATIONS, Augmentation, Choice, Recipe, retrain
-from worker.algorithms.training import Loss, Progress, ignore
+from worker.algorithms.training import Loss, Progress, between, ignore
 
 Weights = Mapping[str, Tensor]
 
@@ -102,7 +102,7 @@ def mcr(
             held_out,
             epochs=end_epochs,
             lr=end_lr,
-            progress=lambda done: progress(share * done),
+            progress=between(progress, 0, share),
             resume=go_on,
             checkpoint=checkpoint,
             **common,
@@ -118,7 +118,7 @@ def mcr(
             along_the_curve(*ends),
             Recipe(epochs=epochs, lr=lr, lr_scale="none", averaging=0.0, **common),
             start=_between(model, *ends),
-            progress=lambda done: progress(share + (1 - share) * done),
+            progress=between(progress, share, 1),
             resume=go_on,
             checkpoint=keep,
         )

@@ -30,7 +30,7 @@ from worker.algorithms.purifiers.phases import in_two_phases, loaded
 from worker.algorithms.purifiers.purified import Purified
 from worker.algorithms.purifiers.retraining import Augmentation, Choice, Recipe, retrain
 from worker.algorithms.taps import PROBED, Tap, find_taps, notes_on, recording
-from worker.algorithms.training import Loss, Progress, ignore
+from worker.algorithms.training import Loss, Progress, between, ignore
 
 TEACHER = "teacher"  # in checkpoints
 
@@ -85,7 +85,7 @@ def nad(
             held_out,
             epochs=teacher_epochs,
             lr=teacher_lr,
-            progress=lambda done: progress(share * done),
+            progress=between(progress, 0, share),
             resume=go_on,
             checkpoint=checkpoint,
             **common,
@@ -99,7 +99,7 @@ def nad(
             held_out,
             _objective(loaded(model, teacher).eval(), found.used, weights),
             Recipe(epochs=epochs, lr=lr, lr_scale="none", schedule=schedule, averaging=0.0, **common),
-            progress=lambda done: progress(share + (1 - share) * done),
+            progress=between(progress, share, 1),
             resume=go_on,
             checkpoint=keep,
         )
