@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/installed
 UV := $(or $(shell command -v uv 2>/dev/null),$(VENV)/uv/bin/uv)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint check lock
+.PHONY: help demo up test lint check openapi lock
 
 help: ## say what can be typed
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -29,6 +29,9 @@ check: $(INSTALLED) ## lint, layout, types and import contracts; writes nothing
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+openapi: $(INSTALLED) ## write docs/openapi.json anew from the routes
+	$(BIN)/python -m service.openapi > docs/openapi.json.new && mv docs/openapi.json.new docs/openapi.json
 
 lock: $(UV) ## write requirements.lock anew from pyproject.toml, keeping versions that still fit
 	$(UV) --no-config pip compile pyproject.toml --extra service --extra postgres --extra worker --extra dev \

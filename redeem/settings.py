@@ -39,6 +39,15 @@ def child_environment(**changes: str) -> dict[str, str]:
     """The environment of a process of the local server. Python packages come from where this one came from, never
     from the folder that the user happens to be in."""
     inherited = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
+    return _with_our_packages(inherited) | changes
+
+
+def admin_environment(data: Path | None) -> dict[str, str]:
+    """The environment of a process that administers whatever database the shell names, or the one in `data`."""
+    return _with_our_packages(dict(os.environ)) | ({} if data is None else {"REDEEM_DATA": str(data)})
+
+
+def _with_our_packages(environment: dict[str, str]) -> dict[str, str]:
     home = str(Path(redeem.__file__).parent.parent)
-    path = os.pathsep.join(part for part in (home, os.environ.get("PYTHONPATH")) if part)
-    return inherited | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"} | changes
+    path = os.pathsep.join(part for part in (home, environment.get("PYTHONPATH")) if part)
+    return environment | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}

@@ -28,7 +28,12 @@ def upgrade(engine: Engine) -> None:
 
 
 def is_at_head(connection: Connection) -> bool:
-    return MigrationContext.configure(connection).get_current_revision() == head()
+    return revision(connection) == head()
+
+
+def revision(connection: Connection) -> str | None:
+    """Of the last migration that was run here; None before the first."""
+    return MigrationContext.configure(connection).get_current_revision()
 
 
 def head() -> str | None:

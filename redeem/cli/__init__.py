@@ -13,7 +13,7 @@ import typer
 from typer.exceptions import TyperException
 from typer.rich_utils import rich_format_error
 
-from redeem.cli import demo, doctor, jobs, purify, results, serve, submit
+from redeem.cli import db, demo, doctor, jobs, purify, results, serve, submit
 from redeem.cli.output import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, print_error
 from redeem.errors import RedeemError
 
@@ -37,6 +37,7 @@ for command in (
     doctor.doctor,
 ):
     app.command()(command)
+app.add_typer(db.app, name="db")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,0 +1,68 @@
+"""What an operator does with the database itself: `python -m service.admin COMMAND`, the arguments as JSON on stdin.
+
+The command line runs it as a process, since `redeem` knows no database. It writes one JSON document to stdout: what the
+command gives, or `{"error": {"code", "detail", "hint"}}` with exit code 2. A command is a function of the settings and
+its arguments by name, and a line in `COMMANDS`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from service import database, log, migrate
+from service.errors import UNAVAILABLE, DatabaseUnavailable, ServiceError
+from service.settings import Settings
+
+Answer = dict[str, Any]
+
+
+def upgrade(settings: Settings) -> Answer:
+    """Bring the database to the newest migration."""
+    engine = database.open_engine(settings)
+    try:
+        migrate.upgrade(engine)
+    finally:
+        engine.dispose()
+    return check(settings)
+
+
+def check(settings: Settings) -> Answer:
+    """Where the database is, and where it should be."""
+    engine = database.open_engine(settings)
+    try:
+        with engine.connect() as connection:
+            revision = migrate.revision(connection)
+        return {"database": engine.dialect.name, "revision": revision, "newest": migrate.head()}
+    finally:
+        engine.dispose()
+
+
+COMMANDS: dict[str, Callable[..., Answer]] = {
+    "db upgrade": upgrade,
+    "db check": check,
+}
+
+
+def main(command: str, arguments: Answer, settings: Settings | None = None) -> int:
+    """Run a command and write its answer. Gives the exit code."""
+    log.configure()  # to stderr: stdout is for the answer
+    try:
+        answer = COMMANDS[command](settings or Settings(), **arguments)
+    except ServiceError as error:
+        answer = _error(error)
+    except UNAVAILABLE as error:
+        # SQLAlchemy's own words hold the statement; the driver's say what is wrong.
+        answer = _error(DatabaseUnavailable(f"The database does not answer: {getattr(error, 'orig', None) or error}."))
+    sys.stdout.write(f"{json.dumps(answer)}\n")
+    return 2 if "error" in answer else 0
+
+
+def _error(error: ServiceError) -> Answer:
+    return {"error": {"code": error.code, "detail": str(error), "hint": error.hint}}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], json.loads(sys.stdin.read() or "{}")))

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service import admin, migrate
+from service.settings import Settings
+
+
+def run(capsys: pytest.CaptureFixture[str], command: str, settings: Settings) -> tuple[int, Any]:
+    capsys.readouterr()
+    code = admin.main(command, {}, settings)
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_a_new_database_is_brought_to_the_newest_migration(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = {"database": "sqlite", "revision": None, "newest": migrate.head()}
+    assert run(capsys, "db check", settings) == (0, new)
+    upgraded = new | {"revision": migrate.head()}
+    for _ in range(2):
+        assert run(capsys, "db upgrade", settings) == (0, upgraded)
+    assert run(capsys, "db check", settings) == (0, upgraded)
+
+
+def test_a_database_that_does_not_answer_is_a_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = Settings(data=tmp_path, database_url=f"sqlite:///{tmp_path}")
+    code, answer = run(capsys, "db upgrade", settings)
+    assert code == 2
+    assert answer["error"]["code"] == "database_unavailable"
+    assert "unable to open database file" in answer["error"]["detail"]
