@@ -152,10 +152,9 @@ class Client:
                 stream(self._http, "GET", f"/v1/jobs/{job}/events", headers=headers) as response,
             ):
                 for event in _parse_events(response.iter_lines()):
-                    after = event.seq
+                    # An end in the middle is that of an attempt: the job was tried again.
+                    after, ended = event.seq, event.state.terminal
                     yield event
-                    if event.state.terminal:
-                        return
                 if ended:
                     return
             time.sleep(1.0)
@@ -174,6 +173,10 @@ class Client:
     def cancel(self, job: UUID) -> Job:
         """Ask for a stop. A running job ends a moment later: `wait` tells."""
         return Job.model_validate(request(self._http, "POST", f"/v1/jobs/{job}/cancel", repeat=True).json())
+
+    def retry(self, job: UUID) -> Job:
+        """Queue a job again that failed or was cancelled."""
+        return Job.model_validate(request(self._http, "POST", f"/v1/jobs/{job}/retry").json())
 
     # Take ---------------------------------------------------------------------------------------------------------
 

@@ -7,12 +7,12 @@ from datetime import timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, ScalarSelect, func, select, update
 from sqlalchemy.orm import Session
 
 from redeem.contract import JobRequest, JobState, UploadKind, UploadState
-from service.errors import JobFinished, NotFound, UnknownReference, UploadIncomplete, WrongKind
-from service.paging import make_cursor, read_cursor
+from service.errors import JobFinished, JobNotFinished, NotFound, UnknownReference, UploadIncomplete, WrongKind
+from service.paging import Listing, created_between, make_cursor, read_cursor
 from service.tables import ArtifactRow, BundleRow, JobEventRow, JobRow, ModelRow, UploadRow, now
 
 Row = TypeVar("Row", UploadRow, ModelRow, BundleRow, JobRow)
@@ -28,15 +28,25 @@ def find(session: Session, table: type[Row], id: UUID) -> Row:
 
 
 def page(
-    session: Session, table: type[Row], cursor: str | None, limit: int, *conditions: ColumnElement[bool]
+    session: Session, table: type[Row], listing: Listing, *conditions: ColumnElement[bool]
 ) -> tuple[list[Row], str | None]:
     """The newest rows first, and the cursor of the next page. Ids are UUIDv7, so their order is that of creation."""
-    query = select(table).where(*conditions)
-    if cursor is not None:
-        query = query.where(table.id < read_cursor(cursor))
-    rows = list(session.scalars(query.order_by(table.id.desc()).limit(limit + 1)))
-    more = len(rows) > limit
-    return rows[:limit], make_cursor(rows[limit - 1].id) if more else None
+    query = select(table).where(*created_between(table, listing), *conditions)
+    if listing.cursor is not None:
+        query = query.where(table.id < read_cursor(listing.cursor))
+    rows = list(session.scalars(query.order_by(table.id.desc()).limit(listing.limit + 1)))
+    more = len(rows) > listing.limit
+    return rows[: listing.limit], make_cursor(rows[listing.limit - 1].id) if more else None
+
+
+def with_hash(sha256: str) -> ScalarSelect[UUID]:
+    """The uploads that have these bytes."""
+    return select(UploadRow.id).where(UploadRow.sha256 == sha256).scalar_subquery()
+
+
+def of_model(sha256: str) -> ColumnElement[bool]:
+    """Jobs whose suspect has these bytes."""
+    return JobRow.model_id.in_(select(ModelRow.id).where(ModelRow.upload_id.in_(with_hash(sha256))))
 
 
 def referenced(session: Session, table: type[Row], id: UUID) -> Row:
@@ -130,6 +140,33 @@ def cancel(session: Session, id: UUID) -> JobRow:
     if job.state in (JobState.succeeded, JobState.failed):
         raise JobFinished(f"The job has {job.state}; there is nothing to cancel.")
     return job
+
+
+def retry(session: Session, id: UUID) -> JobRow:
+    """Queue a job again that failed or was cancelled. It counts its attempts anew, and its next worker skips the stages
+    whose results are kept. Whoever held it before has lost its lease."""
+    job = change(
+        session,
+        id,
+        JobRow.state.in_((JobState.failed, JobState.cancelled)),
+        state=JobState.queued,
+        stage=None,
+        progress=0.0,
+        cancel_requested=False,
+        error_code=None,
+        error_detail=None,
+        error_hint=None,
+        attempts=0,
+        dispatched_at=None,
+        finished_at=None,
+    )
+    if job is not None:
+        add_event(session, job, "state")
+        return job
+    job = find(session, JobRow, id)
+    if job.state == JobState.succeeded:
+        raise JobFinished("The job has succeeded; there is nothing to try again.")
+    raise JobNotFinished(f"The job is {job.state}; only one that failed or was cancelled can be tried again.")
 
 
 def artifacts(session: Session, job: UUID) -> list[ArtifactRow]:

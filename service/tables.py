@@ -21,7 +21,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from redeem.contract import BundleRole, JobState, UploadKind, UploadState
 
@@ -115,6 +115,7 @@ class ModelRow(Base):
     preprocessing: Mapped[dict[str, Any]] = mapped_column(Json)
     labels: Mapped[dict[str, str]] = mapped_column(Json)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    upload: Mapped[UploadRow] = relationship(lazy="joined", innerjoin=True)
 
 
 class BundleRow(Base):
@@ -125,6 +126,7 @@ class BundleRow(Base):
     role: Mapped[str] = mapped_column(String(16))
     target: Mapped[int | list[int] | None] = mapped_column(Json)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    upload: Mapped[UploadRow] = relationship(lazy="joined", innerjoin=True)
 
 
 class JobRow(Base):

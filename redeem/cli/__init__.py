@@ -31,6 +31,7 @@ for command in (
     jobs.status,
     jobs.watch,
     jobs.cancel,
+    jobs.retry,
     results.download,
     results.report,
     demo.demo,

@@ -1,4 +1,4 @@
-"""`redeem jobs · status · watch · cancel`: see and steer what was submitted."""
+"""`redeem jobs · status · watch · cancel · retry`: see and steer what was submitted."""
 
 from __future__ import annotations
 
@@ -52,4 +52,12 @@ def cancel(job: JobId, server: Server = None, as_json: AsJson = False) -> int:
     with connect(server) as client:
         asked = client.cancel(job)
     print_json(asked) if as_json else print_job(asked)
+    return 0
+
+
+def retry(job: JobId, server: Server = None, as_json: AsJson = False) -> int:
+    """Try a job again that failed or was cancelled."""
+    with connect(server) as client:
+        queued = client.retry(job)
+    print_json(queued) if as_json else print_job(queued)
     return 0

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Response
-from sqlalchemy.orm import Session
+from fastapi import APIRouter, Query, Request, Response
 
 from redeem.contract import Bundle, BundleRequest, BundleRole, Page, UploadKind
 from service import records
 from service.context import Here
 from service.idempotency import IdempotencyKey, once
-from service.paging import Cursor, Limit
-from service.tables import BundleRow, UploadRow
+from service.paging import FileListing, link_next
+from service.tables import BundleRow
 
 router = APIRouter(tags=["bundles"])
+
+
+class BundleListing(FileListing):
+    role: BundleRole | None = None
 
 
 @router.post("/bundles", status_code=201)
@@ -25,7 +29,7 @@ def create_bundle(
     with here.sessions.begin() as session:
         records.complete_upload_of(session, request.upload, UploadKind.bundle)
         row = once(session, idempotency_key, request, BundleRow, lambda: records.add(session, _row(request)))
-        bundle = _bundle(session, row)
+        bundle = _bundle(row)
     response.headers["Location"] = f"/v1/bundles/{bundle.id}"
     return bundle
 
@@ -33,23 +37,29 @@ def create_bundle(
 @router.get("/bundles/{id}")
 def get_bundle(id: UUID, here: Here) -> Bundle:
     with here.readers() as session:
-        return _bundle(session, records.find(session, BundleRow, id))
+        return _bundle(records.find(session, BundleRow, id))
 
 
 @router.get("/bundles")
-def list_bundles(here: Here, cursor: Cursor = None, limit: Limit = 50) -> Page[Bundle]:
+def list_bundles(
+    listing: Annotated[BundleListing, Query()], request: Request, response: Response, here: Here
+) -> Page[Bundle]:
     """The newest first."""
+    conditions = [] if listing.role is None else [BundleRow.role == listing.role]
+    if listing.sha256 is not None:
+        conditions.append(BundleRow.upload_id.in_(records.with_hash(listing.sha256)))
     with here.readers() as session:
-        rows, next_cursor = records.page(session, BundleRow, cursor, limit)
-        return Page(items=[_bundle(session, row) for row in rows], next_cursor=next_cursor)
+        rows, next_cursor = records.page(session, BundleRow, listing, *conditions)
+    link_next(request, response, next_cursor)
+    return Page(items=[_bundle(row) for row in rows], next_cursor=next_cursor)
 
 
 def _row(request: BundleRequest) -> BundleRow:
     return BundleRow(upload_id=request.upload, role=request.role, target=request.target)
 
 
-def _bundle(session: Session, row: BundleRow) -> Bundle:
-    upload = records.find(session, UploadRow, row.upload_id)
+def _bundle(row: BundleRow) -> Bundle:
+    upload = row.upload
     return Bundle(
         id=row.id,
         upload=row.upload_id,

@@ -10,17 +10,29 @@ from uuid import UUID
 import pydantic
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from pydantic import Field
 from sqlalchemy.orm import Session
 
 from redeem import wire
-from redeem.contract import BundleRole, FieldError, Job, JobError, JobRequest, JobState, MethodRequest, Page
+from redeem.contract import (
+    BundleRole,
+    FieldError,
+    Job,
+    JobError,
+    JobRequest,
+    JobState,
+    MethodRequest,
+    Outcome,
+    Page,
+    Sha256,
+)
 from redeem.detector_options import DETECTOR_OPTIONS
 from redeem.options import PURIFIER_OPTIONS
 from service import records
 from service.context import Context, Here
 from service.errors import InvalidRequest, UnknownMethod, WrongKind
 from service.idempotency import IdempotencyKey, once
-from service.paging import Cursor, Limit
+from service.paging import Labels, Listing, labelled, link_next
 from service.tables import BundleRow, JobRow, ModelRow
 
 router = APIRouter(tags=["jobs"])
@@ -28,6 +40,13 @@ router = APIRouter(tags=["jobs"])
 LONGEST_WAIT = 60.0
 POLL = 0.5
 """Seconds between two looks at a job that somebody waits for."""
+
+
+class JobListing(Listing):
+    state: JobState | None = None
+    verdict: Outcome | None = None
+    sha256: Annotated[Sha256 | None, Field(description="Of the suspect model's bytes")] = None
+    label: Labels
 
 
 @router.post("/jobs", status_code=202)
@@ -52,11 +71,18 @@ def create_job(request: JobRequest, response: Response, here: Here, idempotency_
 
 
 @router.get("/jobs")
-def list_jobs(here: Here, cursor: Cursor = None, limit: Limit = 50, state: JobState | None = None) -> Page[Job]:
+def list_jobs(listing: Annotated[JobListing, Query()], request: Request, response: Response, here: Here) -> Page[Job]:
     """The newest first."""
-    conditions = [] if state is None else [JobRow.state == state]
+    conditions = [labelled(here.engine, JobRow, label) for label in listing.label]
+    if listing.state is not None:
+        conditions.append(JobRow.state == listing.state)
+    if listing.verdict is not None:
+        conditions.append(JobRow.verdict == listing.verdict)
+    if listing.sha256 is not None:
+        conditions.append(records.of_model(listing.sha256))
     with here.readers() as session:
-        rows, next_cursor = records.page(session, JobRow, cursor, limit, *conditions)
+        rows, next_cursor = records.page(session, JobRow, listing, *conditions)
+    link_next(request, response, next_cursor)
     return Page(items=[resource(row) for row in rows], next_cursor=next_cursor)
 
 
@@ -82,6 +108,15 @@ def cancel_job(id: UUID, here: Here) -> Job:
     """A queued job is cancelled at once, a running one as soon as its worker sees it. Asking again does no harm."""
     with here.sessions.begin() as session:
         return resource(records.cancel(session, id))
+
+
+@router.post("/jobs/{id}/retry", status_code=202)
+def retry_job(id: UUID, here: Here) -> Job:
+    """Try a job again that failed or was cancelled, as it was submitted. What its earlier attempts finished is kept."""
+    with here.sessions.begin() as session:
+        job = resource(records.retry(session, id))
+    here.wake.set()
+    return job
 
 
 def resource(row: JobRow) -> Job:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Response
-from sqlalchemy.orm import Session
+from fastapi import APIRouter, Query, Request, Response
 
 from redeem.architectures import ARCHITECTURES
 from redeem.contract import Architecture, Model, ModelRequest, Page, Preprocessing, UploadKind
@@ -13,10 +13,14 @@ from service import records
 from service.context import Here
 from service.errors import UnknownArchitecture
 from service.idempotency import IdempotencyKey, once
-from service.paging import Cursor, Limit
-from service.tables import ModelRow, UploadRow
+from service.paging import FileListing, Labels, labelled, link_next
+from service.tables import ModelRow
 
 router = APIRouter(tags=["models"])
+
+
+class ModelListing(FileListing):
+    label: Labels
 
 
 @router.post("/models", status_code=201)
@@ -28,7 +32,7 @@ def create_model(
     with here.sessions.begin() as session:
         records.complete_upload_of(session, request.upload, UploadKind.model)
         row = once(session, idempotency_key, request, ModelRow, lambda: records.add(session, _row(request)))
-        model = _model(session, row)
+        model = _model(row)
     response.headers["Location"] = f"/v1/models/{model.id}"
     return model
 
@@ -36,15 +40,21 @@ def create_model(
 @router.get("/models/{id}")
 def get_model(id: UUID, here: Here) -> Model:
     with here.readers() as session:
-        return _model(session, records.find(session, ModelRow, id))
+        return _model(records.find(session, ModelRow, id))
 
 
 @router.get("/models")
-def list_models(here: Here, cursor: Cursor = None, limit: Limit = 50) -> Page[Model]:
+def list_models(
+    listing: Annotated[ModelListing, Query()], request: Request, response: Response, here: Here
+) -> Page[Model]:
     """The newest first."""
+    conditions = [labelled(here.engine, ModelRow, label) for label in listing.label]
+    if listing.sha256 is not None:
+        conditions.append(ModelRow.upload_id.in_(records.with_hash(listing.sha256)))
     with here.readers() as session:
-        rows, next_cursor = records.page(session, ModelRow, cursor, limit)
-        return Page(items=[_model(session, row) for row in rows], next_cursor=next_cursor)
+        rows, next_cursor = records.page(session, ModelRow, listing, *conditions)
+    link_next(request, response, next_cursor)
+    return Page(items=[_model(row) for row in rows], next_cursor=next_cursor)
 
 
 def _check_name(architecture: Architecture) -> None:
@@ -62,8 +72,8 @@ def _row(request: ModelRequest) -> ModelRow:
     )
 
 
-def _model(session: Session, row: ModelRow) -> Model:
-    upload = records.find(session, UploadRow, row.upload_id)
+def _model(row: ModelRow) -> Model:
+    upload = row.upload
     return Model(
         id=row.id,
         upload=row.upload_id,

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from redeem.contract import Upload, UploadRequest, UploadState
+from redeem.contract import Page, Upload, UploadKind, UploadRequest, UploadState
 from service import records, store
 from service.context import Context, Here
 from service.errors import EmptyUpload, HashMismatch, SizeMismatch, TooLarge, UploadComplete, UploadInterrupted
 from service.idempotency import IdempotencyKey, once
+from service.paging import FileListing, link_next
 from service.tables import UploadRow
 
 router = APIRouter(tags=["uploads"])
+
+
+class UploadListing(FileListing):
+    kind: UploadKind | None = None
+    state: UploadState | None = None
 
 
 @router.post("/uploads", status_code=201)
@@ -40,6 +47,19 @@ def open_upload(
 @router.get("/uploads/{id}")
 def get_upload(id: UUID, here: Here) -> Upload:
     return Upload.model_validate(_find(here, id), from_attributes=True)
+
+
+@router.get("/uploads")
+def list_uploads(
+    listing: Annotated[UploadListing, Query()], request: Request, response: Response, here: Here
+) -> Page[Upload]:
+    """The newest first."""
+    wanted = {UploadRow.kind: listing.kind, UploadRow.state: listing.state, UploadRow.sha256: listing.sha256}
+    conditions = [column == value for column, value in wanted.items() if value is not None]
+    with here.readers() as session:
+        rows, next_cursor = records.page(session, UploadRow, listing, *conditions)
+    link_next(request, response, next_cursor)
+    return Page(items=[Upload.model_validate(row, from_attributes=True) for row in rows], next_cursor=next_cursor)
 
 
 @router.put("/uploads/{id}/content")

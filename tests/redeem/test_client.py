@@ -83,6 +83,19 @@ def test_wait_ends_with_its_time_or_with_the_job(client: Client, submit: Any) ->
     cancelling.join()  # the client is closed after the test
 
 
+def test_a_job_that_was_tried_again_is_followed_past_its_first_end(client: Client, submit: Any) -> None:
+    job = submit(client)
+    client.cancel(job.id)
+    assert client.retry(job.id).state == JobState.queued
+    client.cancel(job.id)
+    assert [event.state for event in client.events(job.id)] == [
+        JobState.queued,
+        JobState.cancelled,
+        JobState.queued,
+        JobState.cancelled,
+    ]
+
+
 def test_events_replay_and_end_with_the_job(client: Client, submit: Any) -> None:
     job = submit(client)
     client.cancel(job.id)

@@ -156,3 +156,36 @@ def test_a_finished_job_cannot_be_cancelled_and_is_left_alone(service: Service, 
 
 def test_cancelling_nothing(service: Service) -> None:
     problem(service.http.post(f"/v1/jobs/{uuid4()}/cancel"), 404, "not_found")
+
+
+@pytest.mark.parametrize("state", ["failed", "cancelled"])
+def test_an_ended_job_is_tried_again_from_the_start_of_its_count(service: Service, state: str) -> None:
+    job = service.job(labels={"commit": "abc"})
+    service.change(job, state="running", stage="purify", progress=0.5, attempts=3, dispatched_at=now())
+    error = {"error_code": "worker_lost", "error_detail": "It died.", "error_hint": "More memory."}
+    service.change(job, state=state, cancel_requested=True, finished_at=now(), **error)
+    again = service.post(f"/v1/jobs/{job}/retry", None, 202)
+    assert (again["state"], again["stage"], again["progress"], again["attempts"]) == ("queued", None, 0.0, 0)
+    assert (again["error"], again["finished_at"], again["cancel_requested"]) == (None, None, False)
+    assert again["labels"] == {"commit": "abc"}
+    assert service.row(job).dispatched_at is None
+    service.change(job, state="succeeded")
+    history = service.http.get(f"/v1/jobs/{job}/events").text
+    assert [line for line in history.splitlines() if line.startswith("id: ")][-1] == "id: 5"  # past the first end
+
+
+def test_only_what_failed_or_was_cancelled_is_tried_again(service: Service) -> None:
+    job = service.job()
+    for state, code in (("queued", "job_not_finished"), ("running", "job_not_finished"), ("succeeded", "job_finished")):
+        service.change(job, state=state, attempts=2)
+        problem(service.http.post(f"/v1/jobs/{job}/retry"), 409, code)
+        assert (service.row(job).state, service.row(job).attempts) == (state, 2)
+    problem(service.http.post(f"/v1/jobs/{uuid4()}/retry"), 404, "not_found")
+
+
+def test_twenty_who_retry_at_once_queue_it_once(service: Service) -> None:
+    job = service.job()
+    service.change(job, state="failed")
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda _: service.http.post(f"/v1/jobs/{job}/retry"), range(20)))
+    assert sorted(answer.status_code for answer in answers) == [202] + [409] * 19

@@ -43,6 +43,10 @@ def test_a_job_file_is_submitted_listed_watched_and_cancelled(run: Run, files: P
     assert run("cancel", job)[0] == 0
     code, out, err = run("watch", job)
     assert (code, "cancelled" in out, "queued" in err) == (2, True, True)
+    code, out, err = run("retry", job)
+    assert (code, "queued" in out) == (0, True)
+    assert run("retry", job)[0] == 2
+    assert run("cancel", job)[0] == 0
 
 
 @pytest.mark.parametrize(
