@@ -11,9 +11,10 @@ from sqlalchemy import ColumnElement, ScalarSelect, func, select, update
 from sqlalchemy.orm import Session
 
 from redeem.contract import JobRequest, JobState, UploadKind, UploadState
+from service.clock import from_now
 from service.errors import JobFinished, JobNotFinished, NotFound, UnknownReference, UploadIncomplete, WrongKind
 from service.paging import Listing, created_between, make_cursor, read_cursor
-from service.tables import ArtifactRow, BundleRow, JobEventRow, JobRow, ModelRow, UploadRow, now
+from service.tables import ArtifactRow, BundleRow, JobEventRow, JobRow, ModelRow, UploadRow
 
 Row = TypeVar("Row", UploadRow, ModelRow, BundleRow, JobRow)
 
@@ -131,7 +132,12 @@ def events_after(session: Session, job: UUID, seq: int, limit: int) -> list[JobE
 def cancel(session: Session, id: UUID) -> JobRow:
     """A queued job ends at once; a running one is told, and its worker ends it. Asking again changes nothing."""
     job = change(
-        session, id, JobRow.state == JobState.queued, state=JobState.cancelled, cancel_requested=True, finished_at=now()
+        session,
+        id,
+        JobRow.state == JobState.queued,
+        state=JobState.cancelled,
+        cancel_requested=True,
+        finished_at=from_now(),
     )
     if job is not None:
         add_event(session, job, "state")
@@ -192,23 +198,23 @@ def sent(session: Session) -> int:
 
 def sent_before(session: Session, age: timedelta, limit: int) -> list[UUID]:
     """Queued jobs whose id went on the queue longer than `age` ago, longest ago first."""
-    query = select(JobRow.id).where(JobRow.state == JobState.queued, JobRow.dispatched_at < now() - age)
+    query = select(JobRow.id).where(JobRow.state == JobState.queued, JobRow.dispatched_at < from_now(-age))
     return list(session.scalars(query.order_by(JobRow.dispatched_at).limit(limit)))
 
 
 def mark_sent(session: Session, job: UUID) -> None:
-    change(session, job, JobRow.state == JobState.queued, dispatched_at=now())
+    change(session, job, JobRow.state == JobState.queued, dispatched_at=from_now())
 
 
 def reap(session: Session, max_attempts: int) -> list[JobRow]:
     """End or queue again the running jobs whose worker gave no sign of life for a lease."""
-    dead = (JobRow.state == JobState.running, JobRow.lease_expires_at < now())
+    dead = (JobRow.state == JobState.running, JobRow.lease_expires_at < from_now())
     freed = {"lease_token": None, "lease_expires_at": None}
     again = {"state": JobState.queued, "stage": None, "progress": 0.0, "dispatched_at": None}
-    cancelled = {"state": JobState.cancelled, "finished_at": now()}
+    cancelled = {"state": JobState.cancelled, "finished_at": from_now()}
     failed = {
         "state": JobState.failed,
-        "finished_at": now(),
+        "finished_at": from_now(),
         "error_code": "worker_lost",
         "error_detail": f"The worker of this job died {max_attempts} times.",
         "error_hint": "Its model or images may need more memory than the worker has; the worker's log tells.",

@@ -20,6 +20,11 @@ class Settings(BaseSettings):
     """SQLAlchemy's. Empty: SQLite in the data folder."""
     broker_url: str = ""
     """Celery's. `redeem serve` sets it to the Valkey that it starts."""
+    store_url: str = ""
+    """Where bytes live: `s3://bucket/prefix`, or what else obstore opens by an address. Empty: the data folder."""
+    store_options: dict[str, str] = {}
+    """obstore's options of that store, as JSON: endpoint, region and the like. Credentials may stand here; better are
+    the store's own variables (AWS_…), or the machine's role."""
     max_upload_bytes: int = Field(4 * 2**30, gt=0)
     lease: timedelta = timedelta(seconds=30)
     """A worker that gave no heartbeat for this long is taken for dead, and its job is queued again."""

@@ -6,11 +6,13 @@ import contextlib
 import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import obstore
-from obstore.store import LocalStore, ObjectStore
+from obstore.store import LocalStore, ObjectStore, from_url
 
 from service.settings import Settings
 
@@ -30,6 +32,14 @@ class CorruptBlob(Exception):
 
 
 def open_store(settings: Settings) -> ObjectStore:
+    """A folder, or S3 and its kin. A store on the network is asked again for half a minute before it counts as down."""
+    if settings.store_url:
+        return from_url(
+            settings.store_url,
+            config=cast(Any, settings.store_options),
+            client_options={"connect_timeout": "5s", "timeout": "60s", "allow_http": True},
+            retry_config={"max_retries": 8, "retry_timeout": timedelta(seconds=30)},
+        )
     settings.store.mkdir(parents=True, exist_ok=True)
     return LocalStore(settings.store)
 

@@ -29,10 +29,11 @@ from redeem.contract import (
     Preprocessing,
     Stage,
 )
+from service.clock import from_now
 from service.database import Sessions
 from service.records import add_event, change
 from service.settings import Settings
-from service.tables import ArtifactRow, BundleRow, JobRow, ModelRow, UploadRow, now
+from service.tables import ArtifactRow, BundleRow, JobRow, ModelRow, UploadRow
 
 log = structlog.get_logger()
 
@@ -85,8 +86,8 @@ def claim(job: UUID, sessions: Sessions, settings: Settings) -> Lease | None:
             state=JobState.running,
             attempts=JobRow.attempts + 1,
             lease_token=token,
-            lease_expires_at=now() + settings.lease,
-            started_at=func.coalesce(JobRow.started_at, now()),
+            lease_expires_at=from_now(settings.lease),
+            started_at=func.coalesce(JobRow.started_at, from_now()),
             stage=None,
             progress=0.0,
         )
@@ -232,7 +233,7 @@ def end_cancelled(lease: Lease) -> None:
 
 
 def _ended() -> dict[str, Any]:
-    return {"finished_at": now(), "lease_token": None, "lease_expires_at": None}
+    return {"finished_at": from_now(), "lease_token": None, "lease_expires_at": None}
 
 
 def _row(lease: Lease, artifact: Artifact, *, internal: bool) -> ArtifactRow:
@@ -249,7 +250,7 @@ def _write(
 ) -> None:
     """The one way to change the job's row: only with the token, or LeaseLost. An `event` goes into its history. Every
     write is a sign of life, and learns of a cancellation."""
-    values = {"lease_expires_at": now() + lease.settings.lease, **values}
+    values = {"lease_expires_at": from_now(lease.settings.lease), **values}
     with lease.sessions.begin() as session:
         row = change(session, lease.job, JobRow.lease_token == lease.token, **values)
         if row is None:

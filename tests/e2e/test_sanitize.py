@@ -10,39 +10,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-import torch
 from safetensors.torch import load_file
 
 from redeem.client import Client
-from redeem.contract import BundleRole, JobRequest, JobState, MethodRequest, Stage
+from redeem.contract import JobState, Stage
 from redeem.local import local_server
-from tests.worker import lab
-from worker.algorithms.data import Images
+from tests.e2e.sending import sent
 
 EPOCHS = 60  # a few seconds: long enough to die in
-
-torch.set_num_threads(1)
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Files of a client, and a place for the server's; leases are short."""
-    suspect, clean = lab.train_suspect(), lab.paint(160, 1)
-    stamped = Images(lab.TRIGGER.stamp(clean.pixels), clean.labels)
-    (tmp_path / "suspect.safetensors").write_bytes(lab.weights_file(suspect))
-    (tmp_path / "clean.zip").write_bytes(lab.zip_bundle(clean))
-    (tmp_path / "stamped.safetensors").write_bytes(lab.tensor_bundle(stamped))
-    monkeypatch.setenv("REDEEM_LEASE", "PT4S")
-    monkeypatch.setenv("REDEEM_HEARTBEAT", "PT1S")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return tmp_path
 
 
 def test_a_job_from_upload_to_download_though_its_worker_is_killed(folder: Path) -> None:
     data = folder / "data"
     with local_server(data) as server, Client(server.url, server.key) as client:
-        request = _sent(client, folder)
+        request = sent(client, folder, EPOCHS)
         job = client.submit(request)
         _wait(lambda: client.get(job.id).stage == "purify")
         os.kill(_pool_child(data), signal.SIGKILL)
@@ -63,19 +44,6 @@ def test_a_job_from_upload_to_download_though_its_worker_is_killed(folder: Path)
         left = client.submit(request)
         _wait(lambda: client.get(left.id).state is JobState.running)
     assert _processes(data) == {}
-
-
-def _sent(client: Client, folder: Path) -> JobRequest:
-    model = client.upload_model(folder / "suspect.safetensors", lab.ARCHITECTURE, lab.PREPROCESSING)
-    clean = client.upload_bundle(folder / "clean.zip", BundleRole.clean)
-    triggered = client.upload_bundle(folder / "stamped.safetensors", BundleRole.triggered, lab.TARGET)
-    return JobRequest(
-        model=model.id,
-        clean=clean.id,
-        triggered=triggered.id,
-        purifier=MethodRequest(name="sage", options={"epochs": EPOCHS}),
-        detectors=[MethodRequest(name="neural_cleanse", options={"steps": 20, "batch_size": 8})],
-    )
 
 
 def _logged(data: Path) -> list[dict[str, str]]:

@@ -24,5 +24,5 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(data=tmp_path / "data")
+def settings(tmp_path: Path, database_url: str) -> Settings:
+    return Settings(data=tmp_path / "data", database_url=database_url)

@@ -14,7 +14,7 @@ from uuid import UUID
 import httpx
 import uvicorn
 
-from service import records, store
+from service import database, migrate, records, store
 from service.app import create_app
 from service.context import Context
 from service.settings import Settings
@@ -102,6 +102,10 @@ def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def serving(settings: Settings) -> Iterator[Service]:
+    if settings.database_url:
+        migrated = database.open_engine(settings)
+        migrate.upgrade(migrated)  # what an operator does before
+        migrated.dispose()
     app = create_app(settings)
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)

@@ -20,6 +20,11 @@ from tests.service.running import Service, serving, wait_until
 
 
 @pytest.fixture
+def database_url(either_database: str) -> str:
+    return either_database
+
+
+@pytest.fixture
 def broker(valkey: ValkeyServer) -> Iterator[redis.Redis]:
     with redis.Redis.from_url(valkey.connection_url) as client:
         client.flushall()

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -14,6 +16,29 @@ from service import migrate
 from service.database import open_engine
 from service.settings import Settings
 from service.tables import Base
+
+
+@pytest.fixture
+def database_url(either_database: str) -> str:
+    return either_database
+
+
+@pytest.fixture
+def empty(settings: Settings) -> Iterator[Engine]:
+    """Another database of the same kind."""
+    if not settings.database_url:
+        made = open_engine(settings.model_copy(update={"data": settings.data / "empty"}))
+        yield made
+    else:
+        made = open_engine(settings)
+        with made.begin() as connection:
+            connection.exec_driver_sql("CREATE SCHEMA empty")
+        made.dispose()
+        made = open_engine(
+            settings.model_copy(update={"database_url": f"{settings.database_url}&options=-csearch_path%3Dempty"})
+        )
+        yield made
+    made.dispose()
 
 
 @pytest.fixture
@@ -42,14 +67,12 @@ def described(engine: Engine) -> dict[str, Any]:
     }
 
 
-def test_migrations_make_what_the_models_say(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_migrations_make_what_the_models_say(engine: Engine, empty: Engine) -> None:
     migrate.upgrade(engine)
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
-    created = open_engine(Settings(data=tmp_path_factory.mktemp("created")))
-    Base.metadata.create_all(created)
-    assert described(engine) == described(created)
-    created.dispose()
+    Base.metadata.create_all(empty)
+    assert described(engine) == described(empty)
 
 
 def test_up_down_and_up_again(engine: Engine) -> None:
@@ -65,14 +88,15 @@ def test_up_down_and_up_again(engine: Engine) -> None:
     assert described(engine) == first
 
 
-def test_a_second_upgrade_at_the_same_time_waits_and_finds_nothing_to_do(settings: Settings) -> None:
-    engines = [open_engine(settings) for _ in range(4)]
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(migrate.upgrade, engines))
-    for engine in engines:
-        with engine.connect() as connection:
-            assert migrate.is_at_head(connection)
-        engine.dispose()
+def test_a_second_upgrade_at_the_same_time_waits_and_finds_nothing_to_do(settings: Settings, engine: Engine) -> None:
+    program = (
+        "from service import database, migrate, settings; migrate.upgrade(database.open_engine(settings.Settings()))"
+    )
+    variables = {"REDEEM_DATA": str(settings.data), "REDEEM_DATABASE_URL": settings.database_url}
+    processes = [subprocess.Popen([sys.executable, "-c", program], env=os.environ | variables) for _ in range(2)]
+    assert [process.wait(120) for process in processes] == [0, 0]
+    with engine.connect() as connection:
+        assert migrate.is_at_head(connection)
 
 
 def test_there_is_one_newest_migration() -> None:

@@ -113,9 +113,13 @@ class Workplace:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path) -> Iterator[Workplace]:
+def workplace(tmp_path: Path, database_url: str) -> Iterator[Workplace]:
     settings = Settings(
-        data=tmp_path / "data", lease=timedelta(seconds=5), heartbeat=timedelta(seconds=0.05), broker_url=""
+        data=tmp_path / "data",
+        database_url=database_url,
+        lease=timedelta(seconds=5),
+        heartbeat=timedelta(seconds=0.05),
+        broker_url="",
     )
     engine = open_engine(settings)
     Base.metadata.create_all(engine)

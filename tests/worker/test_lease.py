@@ -1,9 +1,8 @@
-"""The worker's hold on a job, on a real SQLite file."""
+"""The worker's hold on a job, on a real SQLite file and a real PostgreSQL."""
 
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -31,6 +30,11 @@ WRITES: dict[str, Callable[[Lease], object]] = {
     "fail": lambda held: lease.fail(held, JobError(code="code", detail="detail", hint="hint")),
     "end_cancelled": lease.end_cancelled,
 }
+
+
+@pytest.fixture
+def database_url(either_database: str) -> str:
+    return either_database
 
 
 @pytest.fixture
@@ -136,7 +140,7 @@ def test_a_heartbeat_outlives_a_database_that_is_away(workplace: Workplace, job:
 
     def refuse(*connection: object) -> None:
         refused.append(connection)
-        raise sqlite3.OperationalError("unable to open database file")
+        raise engine.dialect.loaded_dbapi.OperationalError("unable to connect")
 
     with lease.heartbeat(held):
         event.listen(engine, "do_connect", refuse)
