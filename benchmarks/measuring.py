@@ -40,7 +40,7 @@ def parser(description: str | None, script: str) -> argparse.ArgumentParser:
 
 def read_example(name: str) -> Images:
     """A bundle of the example: real CIFAR-10 test images."""
-    return read_bundle(EXAMPLE / name, size=(32, 32), channels="RGB", num_classes=10)[0]
+    return read_bundle(EXAMPLE / name, size=(32, 32), channels="RGB", num_classes=10)
 
 
 def read_network(name: str) -> Classifier:

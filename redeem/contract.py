@@ -324,6 +324,8 @@ class Environment(Resource):
     device: str
     threads: int
     number_format: str
+    sandbox: list[str] = []
+    """What confines the process that reads uploads: `limits`, and where the kernel has them `landlock`, `seccomp`."""
 
 
 class Report(Resource):

@@ -15,7 +15,7 @@ MEAN, STD = (torch.tensor(values).view(3, 1, 1) for values in ([0.4914, 0.4822, 
 
 
 def bundle(name: str) -> Images:
-    return read_bundle(Path(__file__).with_name(name), size=(32, 32), channels="RGB", num_classes=10)[0]
+    return read_bundle(Path(__file__).with_name(name), size=(32, 32), channels="RGB", num_classes=10)
 
 
 network = resnet18(num_classes=10, in_channels=3, width=16).eval()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
 import shutil
@@ -29,6 +30,7 @@ from redeem.settings import DEFAULT_HOST, DEFAULT_PORT, child_environment, read_
 GIB = 2**30
 DISK, MEMORY = 5 * GIB, 4 * GIB  # what a job on a small network takes, with room for a few models
 PACKAGES = ("redeem", "httpx", "pydantic", "typer", "fastapi", "celery", "sqlalchemy", "torch", "torchvision")
+SANDBOX = "import json; from worker.stages.confinement import layers; print(json.dumps(dict(layers())))"
 CUDA = "import torch; print(torch.cuda.get_device_name(0) if torch.cuda.is_available() else '')"
 
 
@@ -48,7 +50,7 @@ def doctor(
 ) -> int:
     """Check whether this machine can run a server. Exit code 0: it can."""
     folder = (data or read_settings().data).absolute()
-    checks = [python(), packages(), extras(), broker(), *storage(folder), memory(), listening(port), cuda()]
+    checks = [python(), packages(), extras(), broker(), *storage(folder), memory(), listening(port), sandbox(), cuda()]
     if as_json:
         print_json([asdict(check) for check in checks])
     for check in [] if as_json else checks:
@@ -120,18 +122,43 @@ def listening(port: int) -> Check:
     return Check("port", "ok", f"{port} is free")
 
 
+def sandbox() -> Check:
+    """What confines the process that reads uploads, asked in a process of its own: it is the worker's."""
+    asked = _ask(SANDBOX)
+    if asked.returncode != 0:
+        return Check("sandbox", "bad", f"the worker does not import: {_last_line(asked)}", "Reinstall redeem.")
+    layers: dict[str, str] = json.loads(asked.stdout)
+    detail = ", ".join(f"{name} ({told})" for name, told in layers.items() if told)
+    missing = [name for name, told in layers.items() if not told]
+    if missing:
+        mend = "Uploads are read behind fewer walls: run the worker on Linux 5.13 or newer, or in a container."
+        return Check("sandbox", "note", f"{detail}; this system has no {' and no '.join(missing)}", mend)
+    return Check("sandbox", "ok", detail)
+
+
+def _ask(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603  our own argv
+        [sys.executable, "-c", program],
+        env=child_environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def _last_line(asked: subprocess.CompletedProcess[str]) -> str:
+    return (asked.stderr.strip().splitlines() or ["no message"])[-1]
+
+
 def cuda() -> Check:
     """Asked in a process of its own: the command line never imports torch."""
     if importlib.util.find_spec("torch") is None:
         return Check("cuda", "note", "torch is not installed", "Only the worker needs it.")
-    asked = subprocess.run(  # noqa: S603  our own argv
-        [sys.executable, "-c", CUDA], env=child_environment(), capture_output=True, text=True, timeout=120, check=False
-    )
+    asked = _ask(CUDA)
     if asked.returncode != 0:
-        last = (asked.stderr.strip().splitlines() or ["no message"])[-1]
-        return Check(
-            "cuda", "bad", f"torch does not import: {last}", "Install torch and torchvision of one release together."
-        )
+        mend = "Install torch and torchvision of one release together."
+        return Check("cuda", "bad", f"torch does not import: {_last_line(asked)}", mend)
     if device := asked.stdout.strip():
         return Check("cuda", "ok", device)
     return Check(

@@ -1,11 +1,11 @@
-"""A bundle of labelled images, from a zip file of image files or from a safetensors file of tensors."""
+"""A bundle of labelled images: a zip of image files, or a safetensors file of tensors. The first is made the second by
+a child process, so no image file is decoded in here."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -13,41 +13,23 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from worker.algorithms.data import Images
-from worker.stages.archive import Archive, Damaged, open_archive
-from worker.stages.decode import Undecodable, decode
-from worker.stages.errors import (
-    BundleNotUnderstood,
-    BundleTooLarge,
-    EmptyBundle,
-    LabelOutOfRange,
-    UndecodableImages,
-)
+from worker.stages import confinement, sandbox
+from worker.stages.errors import BundleNotUnderstood, EmptyBundle, LabelOutOfRange
+from worker.stages.image_folder import TENSORS, Limits, check_memory
 
-CLASSES = "classes.json"
-NAMED = 5  # offending files that a message names
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What is taken in of one bundle. Decoded images are held in memory, three bytes a colour pixel."""
-
-    files: int = 200_000
-    file_bytes: int = 64 * 2**20
-    total_bytes: int = 8 * 2**30
-    image_pixels: int = 2**25
-    decoded_bytes: int = 4 * 2**30
+OVERHEAD = 2**20  # bytes of a file of tensors besides the pixels, and a few labels
 
 
 def read_bundle(
     path: Path, *, size: tuple[int, int], channels: str, num_classes: int, limits: Limits | None = None
-) -> tuple[Images, list[str] | None]:
-    """The images of a bundle, resized to `size` (height, width), and the class names where the bundle tells them.
+) -> Images:
+    """The images of a bundle, resized to `size` (height, width).
 
     `channels` is "RGB" or "L". The images of a zip come sorted by their names in it (by code point, the whole path),
     those of a safetensors file as they are: so a list of values per image means the same to everyone.
 
     Raises a `StageError`: `EmptyBundle`, `UndecodableImages`, `BundleNotUnderstood`, `BundleTooLarge` or
-    `LabelOutOfRange`, naming the first files that it is about.
+    `LabelOutOfRange`, naming the first files that it is about; and what `sandbox.run` raises.
     """
     limits = limits or Limits()
     with path.open("rb") as file:
@@ -55,96 +37,22 @@ def read_bundle(
     if not start:
         raise EmptyBundle("the bundle is an empty file")
     if start.startswith(b"PK"):
-        return _from_zip(path, size, channels, num_classes, limits)
+        arguments = {"size": size, "channels": channels, "num_classes": num_classes, "limits": asdict(limits)}
+        with tempfile.TemporaryDirectory(prefix="redeem-bundle-") as folder:
+            out = Path(folder) / "images"
+            sandbox.run("unpack_images", path, out, arguments, _reading(limits))
+            return _from_tensors(out / TENSORS, size, channels, num_classes, limits)
     if start[8:] == b"{":
-        return _from_tensors(path, size, channels, num_classes, limits), None
+        return _from_tensors(path, size, channels, num_classes, limits)
     raise BundleNotUnderstood("the bundle is neither a zip nor a safetensors file")
 
 
-def _from_zip(
-    path: Path, size: tuple[int, int], channels: str, num_classes: int, limits: Limits
-) -> tuple[Images, list[str] | None]:
-    with open_archive(path, max_members=limits.files, max_bytes=limits.total_bytes) as archive:
-        classes = _class_names(archive, num_classes)
-        names = [name for name in archive.names if not _is_litter(name)]
-        if not names:
-            raise EmptyBundle("there are no files in the zip, or only hidden ones")
-        labels = _labels(names, classes, num_classes)
-        _check_memory(len(names), channels, size, limits)
-        pixels = torch.empty((len(names), 3 if channels == "RGB" else 1, *size), dtype=torch.uint8)
-        failures = []
-        for image, name in zip(pixels, names, strict=True):
-            try:
-                content = archive.read(name, limits.file_bytes)
-                image.copy_(decode(content, size=size, channels=channels, max_pixels=limits.image_pixels))
-            except (Undecodable, Damaged) as error:
-                failures.append(f"{_shown(name)} ({error})")
-                if len(failures) == NAMED:
-                    break
-        if failures:
-            raise UndecodableImages(f"cannot decode {', '.join(failures)}")
-    return Images(pixels, labels), classes
-
-
-def _is_litter(name: str) -> bool:
-    """What operating systems leave in zip files, and the list of the classes."""
-    path = PurePosixPath(name)
-    return path.name in (CLASSES, "Thumbs.db") or any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-
-
-def _class_names(archive: Archive, num_classes: int) -> list[str] | None:
-    found = [name for name in archive.names if PurePosixPath(name).name == CLASSES]
-    if not found:
-        return None
-    try:
-        classes = json.loads(archive.read(found[0], limit=2**24))
-    except (ValueError, RecursionError, Damaged) as error:
-        raise BundleNotUnderstood(f"{_shown(found[0])} is not JSON: {error}") from error
-    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        raise BundleNotUnderstood(
-            f'{_shown(found[0])} must be a list of the class names in order, as in ["cat", "dog"]'
-        )
-    if len(set(classes)) != len(classes) or len(found) > 1:
-        raise BundleNotUnderstood(f"{CLASSES} must be there once, and name each class once")
-    if len(classes) != num_classes:
-        raise LabelOutOfRange(f"{CLASSES} names {len(classes)} classes, the network has {num_classes}")
-    return classes
-
-
-def _labels(names: list[str], classes: list[str] | None, num_classes: int) -> Tensor:
-    """Each image's label, from the folder that it is in."""
-    folders = [PurePosixPath(name).parent for name in names]
-    roots = sorted({str(folder.parent) for folder in folders})
-    outside = next((name for name, folder in zip(names, folders, strict=True) if not folder.name), None)
-    if outside is not None:
-        raise BundleNotUnderstood(f"{_shown(outside)} is in no folder, so it has no label")
-    if len(roots) > 1:
-        raise BundleNotUnderstood(
-            f"the folders of the classes must lie side by side, not in {_shown(', '.join(roots))}"
-        )
-    label_of = _by_name(classes) if classes and _all_in(folders, classes) else _by_number(num_classes, classes)
-    return torch.tensor([label_of(name, folder.name) for name, folder in zip(names, folders, strict=True)])
-
-
-def _all_in(folders: list[PurePosixPath], classes: list[str]) -> bool:
-    return {folder.name for folder in folders} <= set(classes)
-
-
-def _by_name(classes: list[str]) -> Callable[[str, str], int]:
-    index = {name: label for label, name in enumerate(classes)}
-    return lambda _name, folder: index[folder]
-
-
-def _by_number(num_classes: int, classes: list[str] | None) -> Callable[[str, str], int]:
-    def label(name: str, folder: str) -> int:
-        if not (folder.isascii() and folder.isdecimal() and len(folder) < 10):
-            expected = f"{CLASSES} does not name it" if classes else f"there is no {CLASSES} to say which class it is"
-            raise BundleNotUnderstood(f"the folder of {_shown(name)} is not a number, and {expected}")
-        if int(folder) >= num_classes:
-            raise LabelOutOfRange(f"{_shown(name)} has the label {int(folder)}, the network has {num_classes} classes")
-        return int(folder)
-
-    return label
+def _reading(limits: Limits) -> confinement.Limits:
+    """One image at a time is in memory: the file, its pixels as they are, as colours, and resized; and the zip's table
+    of contents."""
+    memory = limits.file_bytes + 12 * limits.image_pixels + 2**29
+    written = limits.decoded_bytes + 8 * limits.files + OVERHEAD
+    return confinement.Limits(memory=memory, cpu=900, wall=1800, file=written)
 
 
 def _from_tensors(path: Path, size: tuple[int, int], channels: str, num_classes: int, limits: Limits) -> Images:
@@ -155,7 +63,7 @@ def _from_tensors(path: Path, size: tuple[int, int], channels: str, num_classes:
             _check_tensors(found, depth, channels)
             count = found["images"][1][0]
             for held in (tuple(found["images"][1][2:]), size):
-                _check_memory(count, channels, held, limits)
+                check_memory(count, channels, list(held), limits)
             pixels, labels = file.get_tensor("images"), file.get_tensor("labels")
     except SafetensorError as error:
         raise BundleNotUnderstood(f"not a well-formed safetensors file: {error}") from error
@@ -189,15 +97,3 @@ def _resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
         for part in torch.split(pixels, 256)
     ]
     return torch.cat(parts)
-
-
-def _check_memory(count: int, channels: str, size: tuple[int, ...], limits: Limits) -> None:
-    needed = count * len(channels) * size[0] * size[1]
-    if needed > limits.decoded_bytes:
-        raise BundleTooLarge(
-            f"{count} images of {size[0]}×{size[1]} need {needed} bytes, at most {limits.decoded_bytes} are held"
-        )
-
-
-def _shown(name: str) -> str:
-    return repr(name if len(name) <= 120 else f"{name[:120]}…")

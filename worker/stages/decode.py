@@ -1,4 +1,4 @@
-"""One image file to pixels."""
+"""One image file to pixels. Runs where nothing can be imported later (`worker/stages/sandbox.py`)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,17 @@ import struct
 import warnings
 
 import numpy as np
-import torch
-from PIL import Image, UnidentifiedImageError
-from torch import Tensor
+from numpy.typing import NDArray
+from PIL import (  # those that Pillow would import when it first meets such a file
+    Image,
+    ImagePalette,  # noqa: F401
+    MpoImagePlugin,  # noqa: F401  a JPEG with more pictures behind it, as phones make them
+    TiffImagePlugin,  # noqa: F401  what a JPEG's metadata are written in
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+)
+
+Image.preinit()
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}  # 8 bits or fewer per value
@@ -19,7 +27,7 @@ class Undecodable(Exception):
     """Not an image that is taken, and why."""
 
 
-def decode(content: bytes, *, size: tuple[int, int], channels: str, max_pixels: int) -> Tensor:
+def decode(content: bytes, *, size: tuple[int, int], channels: str, max_pixels: int) -> NDArray[np.uint8]:
     """uint8 (C, H, W) of `size` (height, width), from a PNG, JPEG or WebP file.
 
     An image of another size is resized bilinearly with antialiasing. Gray becomes colour and colour gray as `channels`
@@ -43,4 +51,4 @@ def decode(content: bytes, *, size: tuple[int, int], channels: str, max_pixels: 
         raise Undecodable(f"more than {max_pixels} pixels") from error
     except (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, struct.error) as error:
         raise Undecodable(str(error) or type(error).__name__) from error
-    return torch.from_numpy(np.array(image).reshape(height, width, -1)).permute(2, 0, 1)
+    return np.ascontiguousarray(np.array(image).reshape(height, width, -1).transpose(2, 0, 1))

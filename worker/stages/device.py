@@ -8,6 +8,7 @@ import torch
 
 from redeem import contract
 from worker.algorithms.precision import has_fast_bfloat16
+from worker.stages.confinement import layers
 
 
 def pick() -> torch.device:
@@ -24,4 +25,5 @@ def environment(device: torch.device, version: str) -> contract.Environment:
         device=name,
         threads=torch.get_num_threads(),
         number_format="bfloat16" if has_fast_bfloat16(device) else "float32",
+        sandbox=[name for name, told in layers().items() if told],
     )

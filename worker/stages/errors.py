@@ -10,6 +10,10 @@ StageError
 ├── UnsupportedWeights   a weights file in another format than safetensors, or a damaged one
 ├── BundleTooSmall       too few clean images to train, choose and measure with
 ├── TargetsMismatch      targets that do not fit the triggered bundle
+├── ReadingTooSlow       a file that its reader did not get through in time
+├── ReadingTooLarge      a file that made its reader need more memory, or write more, than is given
+├── ReadingFailed        a file that its reader broke on
+├── ReadingForbidden     a file that made its reader try what no reader needs: a program, a socket, code
 ├── UnfitPreprocessing   images of a size or with channels that the network cannot take
 └── StoreDamaged         bytes in the store that are gone, or not what their hash says
 """
@@ -78,6 +82,26 @@ class BundleTooSmall(StageError):
 class TargetsMismatch(StageError):
     code = "targets_mismatch"
     hint = "Give one target for all triggered images, or as many as the bundle has images, in the bundle's order."
+
+
+class ReadingTooSlow(StageError):
+    code = "reading_too_slow"
+    hint = "Send a smaller file, or the same content in a plainer one: safetensors, or images as PNG."
+
+
+class ReadingTooLarge(StageError):
+    code = "reading_too_large"
+    hint = "Send a smaller file: it unpacks to more than a file of its size should."
+
+
+class ReadingFailed(StageError):
+    code = "reading_failed"
+    hint = "The file is probably damaged: make it again from the original. The worker's log has the details."
+
+
+class ReadingForbidden(StageError):
+    code = "reading_forbidden"
+    hint = "The file tried to run code. Do not open it anywhere; ask whoever gave it to you for a safetensors file."
 
 
 class UnfitPreprocessing(StageError):

@@ -105,8 +105,7 @@ def _check_preprocessing(suspect: Classifier, loaded: Loaded, preprocessing: Pre
 
 
 def _images(path: Path, preprocessing: Preprocessing, num_classes: int) -> Images:
-    images, _ = read_bundle(path, size=preprocessing.size, channels=preprocessing.channels, num_classes=num_classes)
-    return images
+    return read_bundle(path, size=preprocessing.size, channels=preprocessing.channels, num_classes=num_classes)
 
 
 def _targets(target: int | list[int], count: int, num_classes: int) -> Tensor:

@@ -162,6 +162,8 @@ def test_doctor_finds_what_is_wrong_and_how_to_mend_it(run: Run, tmp_path: Path)
     assert code == 0
     assert checks["valkey"]["state"] == "ok"
     assert checks["cuda"]["state"] in {"ok", "note"}
+    assert checks["sandbox"]["state"] in {"ok", "note"}
+    assert "limits (address space" in checks["sandbox"]["detail"]
     code, out, _ = run("doctor", "--json", "--data", tmp_path / "file" / "data")
     (folder,) = [check for check in json.loads(out) if check["name"] == "data folder"]
     assert (code, folder["state"]) == (2, "bad")

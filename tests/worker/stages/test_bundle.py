@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import struct
 import zipfile
 import zlib
@@ -21,7 +20,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from worker.algorithms.data import Images
-from worker.stages.bundle import Limits, read_bundle
+from worker.stages.bundle import read_bundle
 from worker.stages.errors import (
     BundleNotUnderstood,
     BundleTooLarge,
@@ -30,6 +29,7 @@ from worker.stages.errors import (
     StageError,
     UndecodableImages,
 )
+from worker.stages.image_folder import TENSORS, Limits, unpack_images
 
 RED, GRAY = (200, 30, 40), 77
 
@@ -51,7 +51,13 @@ def zipped(path: Path, members: Mapping[str, bytes], compression: int = zipfile.
 
 def read(
     path: Path, *, size: tuple[int, int] = (8, 8), channels: str = "RGB", num_classes: int = 3, **limits: int
-) -> tuple[Images, list[str] | None]:
+) -> Images:
+    """What `read_bundle` does, with the child's part done here: hundreds of files in seconds."""
+    if path.read_bytes()[:2] == b"PK":
+        out = path.with_name("out")
+        out.mkdir(exist_ok=True)
+        unpack_images(path, out, size=list(size), channels=channels, num_classes=num_classes, limits=limits)
+        path = out / TENSORS
     return read_bundle(path, size=size, channels=channels, num_classes=num_classes, limits=Limits(**limits))
 
 
@@ -65,8 +71,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_folders_with_numbers(path: Path) -> None:
     colors = {"2/a.png": (1, 2, 3), "0/z.png": (4, 5, 6), "10/b.png": (7, 8, 9)}
-    images, classes = read(zipped(path, {name: encoded(color=color) for name, color in colors.items()}), num_classes=11)
-    assert classes is None
+    images = read(zipped(path, {name: encoded(color=color) for name, color in colors.items()}), num_classes=11)
     assert images.labels.tolist() == [0, 10, 2]  # sorted by the whole name: "0/z", "10/b", "2/a"
     assert images.pixels[:, :, 0, 0].tolist() == [[4, 5, 6], [7, 8, 9], [1, 2, 3]]
     assert images.pixels.shape == (3, 3, 8, 8)
@@ -74,26 +79,24 @@ def test_folders_with_numbers(path: Path) -> None:
 
 def test_named_folders_with_classes(path: Path) -> None:
     members = {"b/cat/1.png": encoded(), "b/dog/1.png": encoded(), "b/classes.json": b'["dog", "bird", "cat"]'}
-    images, classes = read(zipped(path, members))
+    images = read(zipped(path, members))
     assert images.labels.tolist() == [2, 0]
-    assert classes == ["dog", "bird", "cat"]
 
 
 def test_numbered_folders_may_have_class_names_beside_them(path: Path) -> None:
-    images, classes = read(zipped(path, {"1/1.png": encoded(), "classes.json": b'["dog", "bird", "cat"]'}))
+    images = read(zipped(path, {"1/1.png": encoded(), "classes.json": b'["dog", "bird", "cat"]'}))
     assert images.labels.tolist() == [1]
-    assert classes == ["dog", "bird", "cat"]
 
 
 def test_litter_is_left_out(path: Path) -> None:
     litter = {"__MACOSX/0/._a.png": b"x", "0/.DS_Store": b"x", "0/Thumbs.db": b"x", "0/": b""}
-    images, _ = read(zipped(path, {"0/a.png": encoded(), **litter}))
+    images = read(zipped(path, {"0/a.png": encoded(), **litter}))
     assert len(images) == 1
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_formats(path: Path, kind: str) -> None:
-    images, _ = read(zipped(path, {"0/a": encoded(kind=kind)}, zipfile.ZIP_DEFLATED))
+    images = read(zipped(path, {"0/a": encoded(kind=kind)}, zipfile.ZIP_DEFLATED))
     assert (images.pixels[0, :, 4, 4].int() - torch.tensor(RED)).abs().max() <= 5
 
 
@@ -110,12 +113,12 @@ def test_formats(path: Path, kind: str) -> None:
     ],
 )
 def test_every_kind_of_png_becomes_colour(path: Path, image: bytes, expected: list[int]) -> None:
-    images, _ = read(zipped(path, {"0/a.png": image}))
+    images = read(zipped(path, {"0/a.png": image}))
     assert images.pixels[0, :, 0, 0].tolist() == expected
 
 
 def test_colour_becomes_gray(path: Path) -> None:
-    images, _ = read(zipped(path, {"0/a.png": encoded()}), channels="L")
+    images = read(zipped(path, {"0/a.png": encoded()}), channels="L")
     assert images.pixels.shape == (1, 1, 8, 8)
     assert set(images.pixels.flatten().tolist()) == {round(0.299 * RED[0] + 0.587 * RED[1] + 0.114 * RED[2])}
 
@@ -129,10 +132,10 @@ def stripes(side: int) -> Any:
 def test_other_sizes_are_resized_with_antialiasing_in_both_layouts(path: Path) -> None:
     file = io.BytesIO()
     Image.fromarray(stripes(64)).save(file, "PNG")
-    from_zip, _ = read(zipped(path, {"0/a.png": file.getvalue()}), size=(8, 8))
+    from_zip = read(zipped(path, {"0/a.png": file.getvalue()}), size=(8, 8))
     pixels = torch.from_numpy(stripes(64)).permute(2, 0, 1)[None].contiguous()
     save_file({"images": pixels, "labels": torch.tensor([0])}, path)
-    from_tensors, _ = read(path, size=(8, 8))
+    from_tensors = read(path, size=(8, 8))
     for images in (from_zip, from_tensors):
         assert images.pixels.shape == (1, 3, 8, 8)
         assert 50 < images.pixels[:, :, 1:-1, 1:-1].float().mean() < 128  # without it: 254
@@ -141,8 +144,7 @@ def test_other_sizes_are_resized_with_antialiasing_in_both_layouts(path: Path) -
 def test_tensors(path: Path) -> None:
     pixels = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
     save_file({"images": pixels, "labels": torch.tensor([2, 0, 1, 1, 0])}, path)
-    images, classes = read(path)
-    assert classes is None
+    images = read(path)
     assert torch.equal(images.pixels, pixels)
     assert images.labels.tolist() == [2, 0, 1, 1, 0]
 
@@ -368,11 +370,25 @@ def test_odd_compression_is_refused(path: Path, compression: int) -> None:
         read(zipped(path, {"0/a.png": encoded()}, compression))
 
 
-def test_nothing_is_written_to_the_disk(path: Path) -> None:
-    zipped(path, {"0/a.png": encoded(), "classes.json": json.dumps(["a", "b", "c"]).encode()})
+@pytest.mark.parametrize(("channels", "depth"), [("RGB", 3), ("L", 1)])
+def test_a_child_decodes(path: Path, channels: str, depth: int) -> None:
+    """Every kind of file, for the child can import nothing later; and nothing is left behind."""
+    members = {f"{number % 3}/{number}": encoded(kind=kind) for number, kind in enumerate(["PNG", "JPEG", "WEBP"])}
+    exif = Image.Exif()
+    exif[274] = 6
+    phone = encoded(kind="MPO", save_all=True, append_images=[Image.new("RGB", (8, 8), RED)], exif=exif)
+    members |= {"0/palette": encoded("P", 0, transparency=b"\0\1"), "1/phone": phone, "2/é": encoded()}
+    zipped(path, members, zipfile.ZIP_DEFLATED)
     before = set(path.parent.iterdir())
-    read(path)
-    assert set(path.parent.iterdir()) == before
+    images = read_bundle(path, size=(6, 7), channels=channels, num_classes=3)
+    assert torch.equal(images.pixels, read(path, size=(6, 7), channels=channels).pixels)
+    assert images.pixels.shape == (6, depth, 6, 7)
+    assert set(path.parent.iterdir()) - {path.with_name("out")} == before
+
+
+def test_what_a_child_refuses_comes_back(path: Path) -> None:
+    with pytest.raises(UndecodableImages, match=r"0/a\.png.*not a PNG"):
+        read_bundle(zipped(path, {"0/a.png": b"x"}), size=(8, 8), channels="RGB", num_classes=3)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
