@@ -13,7 +13,8 @@ from sqlalchemy import Engine
 from starlette.middleware import Middleware
 
 from redeem.contract import Problem
-from service import auth, database, dispatcher, errors, log, migrate, queue
+from service import database, dispatcher, errors, key_uses, keys, log, migrate, queue
+from service.auth import Authenticate
 from service.context import Context
 from service.limits import LimitBody
 from service.routes import bundles, catalogue, downloads, events, health, jobs, models, reports, uploads
@@ -29,12 +30,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version="1",
         summary="Sanitizes image classifiers that somebody else trained.",
         lifespan=_lifespan,
-        middleware=[Middleware(log.LogRequests), Middleware(auth.RequireKey), Middleware(LimitBody)],
+        middleware=[Middleware(log.LogRequests), Middleware(Authenticate), Middleware(LimitBody)],
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.settings = settings
     errors.install(app)
-    # RequireKey does the checking; this only tells /docs that there is a key to give.
+    # Authenticate does the checking; this only tells /docs that there is a key to give.
     v1 = APIRouter(
         prefix="/v1",
         dependencies=[Security(HTTPBearer(auto_error=False))],
@@ -55,7 +56,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     thread = Thread(target=dispatcher.run, args=(context, stop), name="dispatcher")
     thread.start()
     try:
-        yield
+        async with key_uses.noted(context.sessions, context.uses):
+            yield
     finally:
         stop.set()
         context.wake.set()
@@ -75,7 +77,7 @@ def _open(settings: Settings) -> Context:
         store=open_store(settings),
         queue=queue.publisher(settings),
     )
-    auth.ensure_first_key(settings, context.sessions)
+    keys.ensure_first_key(settings, context.sessions)
     return context
 
 

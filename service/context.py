@@ -11,12 +11,16 @@ from obstore.store import ObjectStore
 from sqlalchemy import Engine
 
 from service.database import Sessions
+from service.key_uses import Uses
 from service.queue import Queue
 from service.settings import Settings
+from service.tenancy import Caller, bound
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Context:
+    """The server's: its sessions reach every tenant's rows."""
+
     settings: Settings
     engine: Engine
     sessions: Sessions
@@ -25,10 +29,29 @@ class Context:
     queue: Queue
     wake: Event = field(default_factory=Event)
     """Set when there is something to dispatch."""
+    uses: Uses = field(default_factory=dict)
 
 
-async def _context(request: Request) -> Context:
+@dataclass(frozen=True, kw_only=True)
+class RequestContext(Context):
+    """One request's: its sessions reach what the caller's tenant owns, and nothing else."""
+
+    caller: Caller
+
+
+async def _server(request: Request) -> Context:
     return cast(Context, request.app.state.context)
 
 
-Here = Annotated[Context, Depends(_context)]
+async def _here(request: Request) -> RequestContext:
+    context, caller = await _server(request), request.state.caller
+    parts = vars(context) | {
+        "sessions": bound(context.sessions, caller),
+        "readers": bound(context.readers, caller),
+    }
+    return RequestContext(**parts, caller=caller)
+
+
+Server = Annotated[Context, Depends(_server)]
+"""For routes that answer without a key, and about the server alone."""
+Here = Annotated[RequestContext, Depends(_here)]

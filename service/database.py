@@ -4,14 +4,33 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import Session
 
 from service.settings import Settings
 
-Sessions = sessionmaker[Session]
+
+@dataclass(frozen=True)
+class Sessions:
+    """Where sessions come from: `with sessions() as session` to look, `with sessions.begin() as session` to change, all
+    or nothing. They reach every tenant's rows, unless `service.tenancy` bound them to one."""
+
+    engine: Engine
+    kind: type[Session] = Session
+    info: Mapping[str, object] = field(default_factory=dict)
+
+    def __call__(self) -> Session:
+        return self.kind(self.engine, expire_on_commit=False, info=dict(self.info))
+
+    @contextmanager
+    def begin(self) -> Iterator[Session]:
+        with self() as session, session.begin():
+            yield session
 
 
 def open_engine(settings: Settings) -> Engine:
@@ -25,12 +44,12 @@ def open_engine(settings: Settings) -> Engine:
 
 
 def sessions(engine: Engine) -> Sessions:
-    return sessionmaker(engine, expire_on_commit=False)
+    return Sessions(engine)
 
 
 def readers(engine: Engine) -> Sessions:
     """Sessions that only read: on SQLite they neither wait for a writer nor make one wait."""
-    return sessionmaker(engine.execution_options(postgresql_readonly=True), expire_on_commit=False)
+    return Sessions(engine.execution_options(postgresql_readonly=True))
 
 
 def _on_connect(connection: Any, record: object) -> None:

@@ -1,7 +1,7 @@
 """`Idempotency-Key`: a request that creates may be sent twice, and creates once.
 
-The key and what it made are written in one transaction, so there is no state in between: the second request gets the
-resource as it is by then.
+The key, which is the tenant's own, and what it made are written in one transaction, so there is no state in between:
+the second request gets the resource as it is by then.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Annotated
 
 from fastapi import Header
 from pydantic import BaseModel
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -29,7 +30,7 @@ def once(session: Session, key: str | None, request: BaseModel, table: type[Row]
         return make()
     key_hash = _sha256(key)
     fingerprint = _sha256(f"{table.__tablename__} {request.model_dump_json()}")
-    earlier = session.get(IdempotencyRow, key_hash)
+    earlier = session.scalar(select(IdempotencyRow).where(IdempotencyRow.key_hash == key_hash))
     if earlier is None:
         row = make()
         session.add(IdempotencyRow(key_hash=key_hash, fingerprint=fingerprint, made=row.id))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
@@ -23,8 +25,35 @@ def config(connection: Connection | None = None) -> Config:
 
 def upgrade(engine: Engine) -> None:
     """To the newest migration, in one transaction. Whoever comes second waits, and finds nothing to do."""
-    with engine.begin() as connection:
+    with _altering(engine) as connection:
         command.upgrade(config(connection), "head")
+
+
+def downgrade(engine: Engine, revision: str) -> None:
+    """Back to an older migration, or to `base`: nothing. What newer tables and columns held is lost."""
+    with _altering(engine) as connection:
+        command.downgrade(config(connection), revision)
+
+
+@contextmanager
+def _altering(engine: Engine) -> Iterator[Connection]:
+    """A transaction. SQLite alters a table by making it anew, which it bears only while it does not look after foreign
+    keys; they are checked before the commit instead."""
+    if engine.dialect.name != "sqlite":
+        with engine.begin() as connection:
+            yield connection
+        return
+    with engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        assert driver is not None  # noqa: S101  a connection that is open has one
+        driver.execute("PRAGMA foreign_keys=OFF")  # not inside a transaction, where SQLite ignores it
+        try:
+            with connection.begin():
+                yield connection
+                if broken := connection.exec_driver_sql("PRAGMA foreign_key_check").all():
+                    raise RuntimeError(f"the migration leaves rows that refer to nothing: {broken[:5]}")
+        finally:
+            driver.execute("PRAGMA foreign_keys=ON")
 
 
 def is_at_head(connection: Connection) -> bool:

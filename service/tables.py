@@ -16,6 +16,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     MetaData,
+    PrimaryKeyConstraint,
     String,
     TypeDecorator,
     UniqueConstraint,
@@ -74,29 +75,62 @@ class Base(DeclarativeBase):
     )
 
 
-class ApiKey(Base):
-    """Who may. Only the SHA-256 of a key is kept; keys are 32 random bytes, so no slow hash is needed."""
+class TenantRow(Base):
+    """Who owns what is here. The migration that made this table made `default`, which owns what there was before."""
+
+    __tablename__ = "tenants"
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+
+
+DEFAULT_TENANT = UUID("00000000-0000-7000-8000-000000000000")
+"""Of the first key, and the only tenant of a server that has no others."""
+
+
+class Owned:
+    """Mixin: rows of one tenant. `service.tenancy` sees to it that a request reaches no other tenant's."""
+
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
+
+
+class OfJob:
+    """Mixin: rows that hang on a job, and belong to its tenant."""
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"))
+
+
+class ApiKey(Owned, Base):
+    """Who may. `prefix` is the key's public part; of the whole only the SHA-256 is kept. Keys are 32 random bytes, so
+    no slow hash is needed."""
 
     __tablename__ = "api_keys"
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(100))
+    prefix: Mapped[str] = mapped_column(String(16), unique=True)
     hash: Mapped[str] = mapped_column(String(64), unique=True)
+    scopes: Mapped[list[str]] = mapped_column(Json)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    last_used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    """To the minute."""
 
 
-class IdempotencyRow(Base):
+class IdempotencyRow(Owned, Base):
     """Which resource a client's `Idempotency-Key` made, and from what request: both kept as hashes."""
 
     __tablename__ = "idempotency_keys"
-    key_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    __table_args__ = (PrimaryKeyConstraint("tenant_id", "key_hash"),)
+    key_hash: Mapped[str] = mapped_column(String(64))
     fingerprint: Mapped[str] = mapped_column(String(64))
     made: Mapped[UUID]
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
 
 
-class UploadRow(Base):
+class UploadRow(Owned, Base):
     __tablename__ = "uploads"
-    __table_args__ = (one_of("kind", UploadKind), one_of("state", UploadState))
+    __table_args__ = (one_of("kind", UploadKind), one_of("state", UploadState), Index(None, "tenant_id", "id"))
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
     kind: Mapped[str] = mapped_column(String(16))
     filename: Mapped[str] = mapped_column(String(255))
@@ -107,8 +141,9 @@ class UploadRow(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
 
 
-class ModelRow(Base):
+class ModelRow(Owned, Base):
     __tablename__ = "models"
+    __table_args__ = (Index(None, "tenant_id", "id"),)
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
     upload_id: Mapped[UUID] = mapped_column(ForeignKey("uploads.id"))
     architecture: Mapped[dict[str, Any]] = mapped_column(Json)
@@ -118,9 +153,9 @@ class ModelRow(Base):
     upload: Mapped[UploadRow] = relationship(lazy="joined", innerjoin=True)
 
 
-class BundleRow(Base):
+class BundleRow(Owned, Base):
     __tablename__ = "bundles"
-    __table_args__ = (one_of("role", BundleRole),)
+    __table_args__ = (one_of("role", BundleRole), Index(None, "tenant_id", "id"))
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
     upload_id: Mapped[UUID] = mapped_column(ForeignKey("uploads.id"))
     role: Mapped[str] = mapped_column(String(16))
@@ -129,12 +164,17 @@ class BundleRow(Base):
     upload: Mapped[UploadRow] = relationship(lazy="joined", innerjoin=True)
 
 
-class JobRow(Base):
+class JobRow(Owned, Base):
     """A job, its outbox and its lease in one row. Only `service.records`, `service.dispatcher` and `worker.lease`
     change it, each by compare-and-set."""
 
     __tablename__ = "jobs"
-    __table_args__ = (one_of("state", JobState), Index(None, "state", "lease_expires_at"))
+    __table_args__ = (
+        one_of("state", JobState),
+        Index(None, "state", "lease_expires_at"),
+        Index(None, "tenant_id", "id"),  # a tenant's page of jobs, and of jobs in one state
+        Index(None, "tenant_id", "state", "id"),
+    )
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
     state: Mapped[str] = mapped_column(String(16), default=JobState.queued)
     stage: Mapped[str | None] = mapped_column(String(32))
@@ -168,12 +208,12 @@ class JobRow(Base):
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
-class JobEventRow(Base):
+class JobEventRow(OfJob, Base):
     """The history of a job: what GET /v1/jobs/{id}/events replays."""
 
     __tablename__ = "job_events"
-    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
-    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    __table_args__ = (PrimaryKeyConstraint("job_id", "seq"),)
+    seq: Mapped[int] = mapped_column(autoincrement=False)
     at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
     type: Mapped[str] = mapped_column(String(16))
     state: Mapped[str] = mapped_column(String(16))
@@ -181,14 +221,13 @@ class JobEventRow(Base):
     progress: Mapped[float]
 
 
-class ArtifactRow(Base):
+class ArtifactRow(OfJob, Base):
     """A file that a job made. The bytes are in the store under their hash. Stage artifacts (`internal`) let a repeated
     job skip what is done; the others are for the client."""
 
     __tablename__ = "artifacts"
     __table_args__ = (UniqueConstraint("job_id", "name"),)
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
-    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"))
     name: Mapped[str] = mapped_column(String(100))
     media_type: Mapped[str] = mapped_column(String(100))
     size: Mapped[int] = mapped_column(BigInteger)

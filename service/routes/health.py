@@ -8,7 +8,7 @@ import structlog
 from fastapi import APIRouter, Response
 
 from service import migrate, queue, store
-from service.context import Context, Here
+from service.context import Context, Server
 
 router = APIRouter(tags=["health"])
 
@@ -21,7 +21,7 @@ async def livez() -> dict[str, str]:
 
 
 @router.get("/readyz", responses={503: {"description": "The database or the store is missing"}})
-def readyz(response: Response, here: Here) -> dict[str, str | dict[str, str]]:
+def readyz(response: Response, here: Server) -> dict[str, str | dict[str, str]]:
     """`ok`; `degraded` without a broker, when jobs are taken and wait; `failed` (503) without database or store."""
     checks = {check.__name__.lstrip("_"): _result(check, here) for check in (_database, _migrations, _store, _broker)}
     status = "ok" if checks["broker"] == "ok" else "degraded"

@@ -63,7 +63,7 @@ def test_the_body_is_not_read_before_the_key(service: Service) -> None:
 def test_the_key_file_is_private_and_stays(settings: Settings) -> None:
     with serving(settings) as first:
         key = settings.key_file.read_text().strip()
-        assert re.fullmatch(r"redeem_[A-Za-z0-9_-]{43}", key)
+        assert re.fullmatch(r"redeem_[0-9a-f]{12}_[A-Za-z0-9_-]{43}", key)
         assert stat.S_IMODE(settings.key_file.stat().st_mode) == 0o600
         job = first.job()
     with serving(settings) as second:

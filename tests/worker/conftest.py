@@ -28,7 +28,19 @@ from service import log, records
 from service.database import Sessions, open_engine, sessions
 from service.settings import Settings
 from service.store import get_bytes, open_store, put_bytes
-from service.tables import ArtifactRow, Base, BundleRow, JobEventRow, JobRow, ModelRow, UploadRow, now
+from service.tables import (
+    DEFAULT_TENANT,
+    ArtifactRow,
+    Base,
+    BundleRow,
+    JobEventRow,
+    JobRow,
+    ModelRow,
+    TenantRow,
+    UploadRow,
+    now,
+)
+from service.tenancy import Caller, bound
 from tests.worker import lab
 
 # Small tensors: threads that wait for each other cost more than they bring, and on a busy machine ten times as much.
@@ -45,9 +57,14 @@ class Workplace:
     sessions: Sessions
     store: ObjectStore
 
+    @property
+    def client(self) -> Sessions:
+        """What a request has."""
+        return bound(self.sessions, Caller(DEFAULT_TENANT, "test"))
+
     def upload(self, kind: UploadKind, content: bytes) -> UUID:
         digest = put_bytes(self.store, content)
-        with self.sessions.begin() as session:
+        with self.client.begin() as session:
             row = UploadRow(kind=kind, filename="file", state=UploadState.complete, **vars(digest))
             return records.add(session, row).id
 
@@ -59,13 +76,13 @@ class Workplace:
     ) -> UUID:
         upload = self.upload(UploadKind.model, weights)
         described = {"architecture": architecture.model_dump(), "preprocessing": preprocessing.model_dump(mode="json")}
-        with self.sessions.begin() as session:
+        with self.client.begin() as session:
             return records.add(session, ModelRow(upload_id=upload, labels={}, **described)).id
 
     def bundle(self, content: bytes, target: int | list[int] | None = None) -> UUID:
         upload = self.upload(UploadKind.bundle, content)
         role = BundleRole.clean if target is None else BundleRole.triggered
-        with self.sessions.begin() as session:
+        with self.client.begin() as session:
             return records.add(session, BundleRow(upload_id=upload, role=role, target=target)).id
 
     def job(self, model: UUID, clean: UUID, triggered: UUID | None = None, **options: Any) -> UUID:
@@ -75,7 +92,7 @@ class Workplace:
             "detectors": [MethodRequest(name="neural_cleanse", options={"steps": 20, "batch_size": 8})],
             **options,
         }
-        with self.sessions.begin() as session:
+        with self.client.begin() as session:
             return records.submit(session, JobRequest(model=model, clean=clean, triggered=triggered, **options)).id
 
     def row(self, job: UUID) -> JobRow:
@@ -123,6 +140,8 @@ def workplace(tmp_path: Path, database_url: str) -> Iterator[Workplace]:
     )
     engine = open_engine(settings)
     Base.metadata.create_all(engine)
+    with sessions(engine).begin() as session:
+        session.add(TenantRow(id=DEFAULT_TENANT, name="default"))
     yield Workplace(settings, sessions(engine), open_store(settings))
     engine.dispose()
 

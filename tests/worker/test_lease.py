@@ -135,7 +135,7 @@ def test_a_heartbeat_learns_that_the_lease_is_lost(workplace: Workplace, job: UU
 def test_a_heartbeat_outlives_a_database_that_is_away(workplace: Workplace, job: UUID) -> None:
     held = claim(workplace, job)
     before = workplace.row(job)
-    engine = workplace.sessions.kw["bind"]
+    engine = workplace.sessions.engine
     refused: list[object] = []
 
     def refuse(*connection: object) -> None:
