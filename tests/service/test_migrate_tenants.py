@@ -22,6 +22,11 @@ CREATED = now()
 
 
 @pytest.fixture
+def database_url(either_database: str) -> str:
+    return either_database
+
+
+@pytest.fixture
 def engine(settings: Settings) -> Iterator[Engine]:
     """A database of the time before, with a job in it."""
     made = open_engine(settings)
