@@ -375,4 +375,6 @@ class Problem(Resource):
     code: str
     hint: str
     instance: str | None = None
+    request_id: str | None = None
+    """The `X-Request-Id` of the answer: what the operator finds in the log."""
     errors: list[FieldError] = []

@@ -12,11 +12,12 @@ from fastapi.security import HTTPBearer
 from sqlalchemy import Engine
 from starlette.middleware import Middleware
 
-from redeem.contract import Problem
 from service import database, dispatcher, errors, key_uses, keys, log, migrate, queue
 from service.auth import Authenticate
 from service.context import Context
+from service.errors import DatabaseUnavailable, InvalidRequest, Unauthorized
 from service.limits import LimitBody
+from service.responses import describe, refusals
 from service.routes import bundles, catalogue, downloads, events, health, jobs, models, reports, uploads
 from service.settings import Settings
 from service.store import open_store
@@ -39,12 +40,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     v1 = APIRouter(
         prefix="/v1",
         dependencies=[Security(HTTPBearer(auto_error=False))],
-        responses={"4XX": {"model": Problem, "description": "Refused, and why"}},
+        responses=refusals(Unauthorized, InvalidRequest, DatabaseUnavailable),
     )
     for route in (uploads, models, bundles, jobs, events, reports, downloads, catalogue):
         v1.include_router(route.router)
     app.include_router(v1)
     app.include_router(health.router)
+    describe(app)
     return app
 
 

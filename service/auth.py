@@ -25,10 +25,11 @@ class Authenticate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and "/v1/" in f"{scope['path']}/":
+            request = Request(scope)
             try:
-                scope["state"]["caller"] = await _caller(Request(scope))
+                scope["state"]["caller"] = await _caller(request)
             except ServiceError as error:
-                await refuse(error, scope["path"])(scope, receive, send)
+                await refuse(error, request)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 

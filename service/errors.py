@@ -1,6 +1,7 @@
 """What the service refuses, and how every error looks on the wire: RFC 9457 problems with a code and a hint.
 
 ServiceError
+├── BadRequest             400  the body is no JSON
 ├── Unauthorized           401  no key, or not a key of this server
 ├── NotFound               404  nothing has that id
 ├── NoArtifact             404  the job ended without making that file
@@ -35,6 +36,7 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from redeem.contract import FieldError, Problem
 
@@ -55,6 +57,11 @@ class ServiceError(Exception):
         super().__init__(detail)
         self.headers = {**self.headers, **(headers or {})}
         self.errors = errors or []
+
+
+class BadRequest(ServiceError):
+    status, code = 400, "bad_request"
+    hint = "Send a well-formed JSON body with `Content-Type: application/json`."
 
 
 class Unauthorized(ServiceError):
@@ -174,9 +181,9 @@ UNAVAILABLE = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.TimeoutError)
 """What SQLAlchemy raises when the database is down, locked or out of connections."""
 
 HINTS = {
-    400: "Send a well-formed JSON body with `Content-Type: application/json`.",
+    400: BadRequest.hint,
     404: "Check the path against /docs.",
-    405: "Check the method against /docs.",
+    405: "Allow has the methods of this path; /docs tells what they do.",
     413: "Send a smaller body; files go to PUT /v1/uploads/{id}/content.",
 }
 
@@ -186,7 +193,7 @@ def answer(problem: Problem, headers: Mapping[str, str] | None = None) -> Respon
     return Response(body, problem.status, dict(headers or {}), media_type="application/problem+json")
 
 
-def refuse(error: ServiceError, path: str) -> Response:
+def refuse(error: ServiceError, request: Request) -> Response:
     """The response that says why."""
     problem = Problem(
         title=HTTPStatus(error.status).phrase,
@@ -194,7 +201,8 @@ def refuse(error: ServiceError, path: str) -> Response:
         detail=str(error),
         code=error.code,
         hint=error.hint,
-        instance=path,
+        instance=request.url.path,
+        request_id=request.state.request_id,
         errors=error.errors,
     )
     return answer(problem, error.headers)
@@ -212,17 +220,20 @@ def install(app: FastAPI) -> None:
 
 
 async def _on_service_error(request: Request, error: ServiceError) -> Response:
-    return refuse(error, request.url.path)
+    return refuse(error, request)
 
 
 async def _on_invalid_request(request: Request, error: RequestValidationError) -> Response:
     # What was sent is not repeated: it may be large, or a secret in the wrong field.
     errors = [FieldError(where=".".join(map(str, e["loc"])), message=e["msg"]) for e in error.errors()]
-    return refuse(InvalidRequest("The request does not have the expected form.", errors=errors), request.url.path)
+    return refuse(InvalidRequest("The request does not have the expected form.", errors=errors), request)
 
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:
     status = HTTPStatus(error.status_code)
+    headers = dict(error.headers or {})
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_methods(request))
     problem = Problem(
         title=status.phrase,
         status=status,
@@ -230,18 +241,26 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
         code="too_large" if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE else status.name.lower(),
         hint=HINTS.get(status, "See /docs."),
         instance=request.url.path,
+        request_id=request.state.request_id,
     )
-    return answer(problem, error.headers)
+    return answer(problem, headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """All that the path may be asked. Starlette names only those of the first route there."""
+    known = request.app.openapi()["paths"].items()
+    alike = [methods for path, methods in known if compile_path(path)[0].match(request.url.path)]
+    return sorted({method.upper() for methods in alike for method in methods})
 
 
 async def _on_database_down(request: Request, error: Exception) -> Response:
     log.error("database unavailable", error=type(error).__name__)
-    return refuse(DatabaseUnavailable("The database does not answer."), request.url.path)
+    return refuse(DatabaseUnavailable("The database does not answer."), request)
 
 
 async def _on_unstorable(request: Request, error: Exception) -> Response:
     # PostgreSQL has no way to keep a NUL character in text.
-    return refuse(InvalidRequest("The request holds text that the database cannot keep."), request.url.path)
+    return refuse(InvalidRequest("The request holds text that the database cannot keep."), request)
 
 
 async def _on_unexpected(request: Request, error: Exception) -> Response:
@@ -252,6 +271,7 @@ async def _on_unexpected(request: Request, error: Exception) -> Response:
         code="internal_error",
         hint="Try again; if it stays, give the operator the X-Request-Id of this response.",
         instance=request.url.path,
+        request_id=request.state.request_id,
     )
     # This one is answered outside the middleware that adds the id.
     return answer(problem, {"X-Request-Id": request.state.request_id})

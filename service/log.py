@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from uuid import uuid4
 
 import structlog
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = structlog.get_logger(__name__)
@@ -28,7 +29,8 @@ def configure() -> None:
 
 
 class LogRequests:
-    """ASGI middleware: gives every request an id, tells it in `X-Request-Id`, and logs one line when it is answered."""
+    """ASGI middleware: gives every request an id, or keeps the one that it came with, tells it in `X-Request-Id`, and
+    logs one line when it is answered."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -37,7 +39,7 @@ class LogRequests:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id, began, status = uuid4().hex, time.monotonic(), 500
+        request_id, began, status = _request_id(scope), time.monotonic(), 500
         scope.setdefault("state", {})["request_id"] = request_id
 
         async def send_with_id(message: Message) -> None:
@@ -53,3 +55,9 @@ class LogRequests:
             finally:
                 seconds = round(time.monotonic() - began, 4)
                 log.info("request", method=scope["method"], path=scope["path"], status=status, seconds=seconds)
+
+
+def _request_id(scope: Scope) -> str:
+    """What a proxy or a client calls the request, where that is fit for a log; a new name otherwise."""
+    given = Headers(scope=scope).get("x-request-id", "")
+    return given if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}", given) else uuid4().hex

@@ -5,13 +5,20 @@ from __future__ import annotations
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Body, Query, Request, Response
 
 from redeem.contract import Bundle, BundleRequest, BundleRole, Page, UploadKind
-from service import records
+from service import examples, records
 from service.context import Here
+from service.errors import (
+    NotFound,
+    UnknownReference,
+    UploadIncomplete,
+    WrongKind,
+)
 from service.idempotency import IdempotencyKey, once
 from service.paging import FileListing, link_next
+from service.responses import CREATING, refusals
 from service.tables import BundleRow
 
 router = APIRouter(tags=["bundles"])
@@ -21,9 +28,16 @@ class BundleListing(FileListing):
     role: BundleRole | None = None
 
 
-@router.post("/bundles", status_code=201)
+@router.post(
+    "/bundles",
+    status_code=201,
+    responses=refusals(*CREATING, UploadIncomplete, UnknownReference, WrongKind),
+)
 def create_bundle(
-    request: BundleRequest, response: Response, here: Here, idempotency_key: IdempotencyKey = None
+    request: Annotated[BundleRequest, Body(openapi_examples=examples.BUNDLE)],
+    response: Response,
+    here: Here,
+    idempotency_key: IdempotencyKey = None,
 ) -> Bundle:
     """Say what the images of a complete upload are. The worker checks them when it loads them."""
     with here.sessions.begin() as session:
@@ -34,7 +48,7 @@ def create_bundle(
     return bundle
 
 
-@router.get("/bundles/{id}")
+@router.get("/bundles/{id}", responses=refusals(NotFound))
 def get_bundle(id: UUID, here: Here) -> Bundle:
     with here.readers() as session:
         return _bundle(records.find(session, BundleRow, id))

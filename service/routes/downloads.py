@@ -8,24 +8,27 @@ from typing import Annotated
 from urllib.parse import quote
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from redeem.contract import Artifact, JobState
 from service import records, store
 from service.context import Context, Here
-from service.errors import ArtifactLost, JobNotFinished, NoArtifact, RangeNotSatisfiable
+from service.errors import ArtifactLost, JobNotFinished, NoArtifact, NotFound, RangeNotSatisfiable
+from service.responses import FILE, refusals
 from service.tables import ArtifactRow, JobRow
 
 router = APIRouter(tags=["downloads"])
 
 WEIGHTS = "purified.safetensors"
 
+REFUSED = refusals(NotFound, NoArtifact, JobNotFinished, RangeNotSatisfiable, ArtifactLost)
+
 HeaderText = Annotated[str | None, Header()]
 
 
-@router.get("/jobs/{id}/artifacts")
+@router.get("/jobs/{id}/artifacts", responses=refusals(NotFound))
 def list_artifacts(id: UUID, here: Here) -> list[Artifact]:
     """What the job made; nothing until it has succeeded."""
     with here.readers() as session:
@@ -34,45 +37,53 @@ def list_artifacts(id: UUID, here: Here) -> list[Artifact]:
         return [Artifact.model_validate(row, from_attributes=True) for row in records.artifacts(session, id)]
 
 
-@router.get("/jobs/{id}/artifacts/{name}", response_class=StreamingResponse)
+@router.head(
+    "/jobs/{id}/artifacts/{name}", response_class=StreamingResponse, responses=FILE | REFUSED, name="head_artifact"
+)
+@router.get("/jobs/{id}/artifacts/{name}", response_class=StreamingResponse, responses=FILE | REFUSED)
 async def get_artifact(
     id: UUID,
     name: str,
+    request: Request,
     here: Here,
     if_none_match: HeaderText = None,
     if_range: HeaderText = None,
     range: HeaderText = None,
 ) -> Response:
-    """One file. `Range` takes a part of it, `If-None-Match` spares what is there already."""
+    """One file. `Range` takes a part of it, `If-None-Match` spares what is there already, HEAD tells size and hash."""
     artifact = await run_in_threadpool(artifact_of, here, id, name)
     headers = _headers(artifact)
-    if if_none_match is not None and _matches(headers["ETag"], if_none_match):
+    if if_none_match is not None and matches(headers["ETag"], if_none_match):
         return Response(status_code=304, headers={"ETag": headers["ETag"]})
     part = None
-    if range is not None and if_range in (None, headers["ETag"]):
+    if range is not None and if_range in (None, headers["ETag"]) and request.method == "GET":
         part = parse_range(range, artifact.size)
     start, end = part or (0, artifact.size)
-    try:
-        content = await store.open_range(here.store, artifact.sha256, start, end)
-    except FileNotFoundError as error:
-        raise ArtifactLost(f"{name} of job {id} is recorded, but not in the store.") from error
     headers["Content-Length"] = str(end - start)
     if part is not None:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{artifact.size}"
     status = 200 if part is None else 206
+    if request.method == "HEAD":
+        return Response(None, status, headers, media_type=artifact.media_type)
+    try:
+        content = await store.open_range(here.store, artifact.sha256, start, end)
+    except FileNotFoundError as error:
+        raise ArtifactLost(f"{name} of job {id} is recorded, but not in the store.") from error
     return StreamingResponse(content, status, headers, media_type=artifact.media_type)
 
 
-@router.get("/jobs/{id}/weights", response_class=StreamingResponse)
+@router.head("/jobs/{id}/weights", response_class=StreamingResponse, responses=FILE | REFUSED, name="head_weights")
+@router.get("/jobs/{id}/weights", response_class=StreamingResponse, responses=FILE | REFUSED)
 async def get_weights(
     id: UUID,
+    request: Request,
     here: Here,
     if_none_match: HeaderText = None,
     if_range: HeaderText = None,
     range: HeaderText = None,
 ) -> Response:
     """The purified model: the suspect's key names, shapes and types, without the backdoor."""
-    return await get_artifact(id, WEIGHTS, here, if_none_match, if_range, range)
+    return await get_artifact(id, WEIGHTS, request, here, if_none_match, if_range, range)
 
 
 def artifact_of(here: Context, job: UUID, name: str) -> ArtifactRow:
@@ -123,7 +134,7 @@ def _headers(artifact: ArtifactRow) -> dict[str, str]:
     }
 
 
-def _matches(etag: str, if_none_match: str) -> bool:
+def matches(etag: str, if_none_match: str) -> bool:
     """Weak comparison, as RFC 9110 wants it here."""
     candidates = [candidate.strip().removeprefix("W/") for candidate in if_none_match.split(",")]
     return etag in candidates or candidates == ["*"]

@@ -14,6 +14,8 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from redeem.contract import JobEvent, JobState
 from service import records
 from service.context import Context, Here
+from service.errors import NotFound
+from service.responses import refusals
 from service.tables import JobRow
 
 router = APIRouter(tags=["jobs"])
@@ -29,7 +31,7 @@ def _existing(id: UUID, here: Here) -> UUID:
         return records.find(session, JobRow, id).id
 
 
-@router.get("/jobs/{id}/events", response_class=EventSourceResponse)
+@router.get("/jobs/{id}/events", response_class=EventSourceResponse, responses=refusals(NotFound))
 async def job_events(
     job: Annotated[UUID, Depends(_existing)],
     here: Here,

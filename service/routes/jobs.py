@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import pydantic
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Body, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import Field
 from sqlalchemy.orm import Session
@@ -28,11 +28,20 @@ from redeem.contract import (
 )
 from redeem.detector_options import DETECTOR_OPTIONS
 from redeem.options import PURIFIER_OPTIONS
-from service import records
+from service import examples, records
 from service.context import Context, Here
-from service.errors import InvalidRequest, UnknownMethod, WrongKind
+from service.errors import (
+    InvalidRequest,
+    JobFinished,
+    JobNotFinished,
+    NotFound,
+    UnknownMethod,
+    UnknownReference,
+    WrongKind,
+)
 from service.idempotency import IdempotencyKey, once
 from service.paging import Labels, Listing, labelled, link_next
+from service.responses import CREATING, refusals
 from service.tables import BundleRow, JobRow, ModelRow
 
 router = APIRouter(tags=["jobs"])
@@ -49,8 +58,17 @@ class JobListing(Listing):
     label: Labels
 
 
-@router.post("/jobs", status_code=202)
-def create_job(request: JobRequest, response: Response, here: Here, idempotency_key: IdempotencyKey = None) -> Job:
+@router.post(
+    "/jobs",
+    status_code=202,
+    responses=refusals(*CREATING, UnknownReference, WrongKind, UnknownMethod),
+)
+def create_job(
+    request: Annotated[JobRequest, Body(openapi_examples=examples.JOB)],
+    response: Response,
+    here: Here,
+    idempotency_key: IdempotencyKey = None,
+) -> Job:
     """Submit a job. It is safe in the database when this answers, whether or not the queue is up."""
     resolved = request.model_copy(
         update={
@@ -86,7 +104,7 @@ def list_jobs(listing: Annotated[JobListing, Query()], request: Request, respons
     return Page(items=[resource(row) for row in rows], next_cursor=next_cursor)
 
 
-@router.get("/jobs/{id}")
+@router.get("/jobs/{id}", responses=refusals(NotFound))
 async def get_job(
     id: UUID,
     request: Request,
@@ -103,14 +121,14 @@ async def get_job(
         await asyncio.sleep(min(POLL, left))
 
 
-@router.post("/jobs/{id}/cancel", status_code=202)
+@router.post("/jobs/{id}/cancel", status_code=202, responses=refusals(NotFound, JobFinished))
 def cancel_job(id: UUID, here: Here) -> Job:
     """A queued job is cancelled at once, a running one as soon as its worker sees it. Asking again does no harm."""
     with here.sessions.begin() as session:
         return resource(records.cancel(session, id))
 
 
-@router.post("/jobs/{id}/retry", status_code=202)
+@router.post("/jobs/{id}/retry", status_code=202, responses=refusals(NotFound, JobFinished, JobNotFinished))
 def retry_job(id: UUID, here: Here) -> Job:
     """Try a job again that failed or was cancelled, as it was submitted. What its earlier attempts finished is kept."""
     with here.sessions.begin() as session:

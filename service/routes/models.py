@@ -5,15 +5,22 @@ from __future__ import annotations
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Body, Query, Request, Response
 
 from redeem.architectures import ARCHITECTURES
 from redeem.contract import Architecture, Model, ModelRequest, Page, Preprocessing, UploadKind
-from service import records
+from service import examples, records
 from service.context import Here
-from service.errors import UnknownArchitecture
+from service.errors import (
+    NotFound,
+    UnknownArchitecture,
+    UnknownReference,
+    UploadIncomplete,
+    WrongKind,
+)
 from service.idempotency import IdempotencyKey, once
 from service.paging import FileListing, Labels, labelled, link_next
+from service.responses import CREATING, refusals
 from service.tables import ModelRow
 
 router = APIRouter(tags=["models"])
@@ -23,9 +30,16 @@ class ModelListing(FileListing):
     label: Labels
 
 
-@router.post("/models", status_code=201)
+@router.post(
+    "/models",
+    status_code=201,
+    responses=refusals(*CREATING, UploadIncomplete, UnknownReference, WrongKind, UnknownArchitecture),
+)
 def create_model(
-    request: ModelRequest, response: Response, here: Here, idempotency_key: IdempotencyKey = None
+    request: Annotated[ModelRequest, Body(openapi_examples=examples.MODEL)],
+    response: Response,
+    here: Here,
+    idempotency_key: IdempotencyKey = None,
 ) -> Model:
     """Say what the bytes of a complete upload are. The worker checks it when it loads them."""
     _check_name(request.architecture)
@@ -37,7 +51,7 @@ def create_model(
     return model
 
 
-@router.get("/models/{id}")
+@router.get("/models/{id}", responses=refusals(NotFound))
 def get_model(id: UUID, here: Here) -> Model:
     with here.readers() as session:
         return _model(records.find(session, ModelRow, id))

@@ -6,16 +6,26 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Body, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from redeem.contract import Page, Upload, UploadKind, UploadRequest, UploadState
-from service import records, store
+from service import examples, records, store
 from service.context import Context, Here
-from service.errors import EmptyUpload, HashMismatch, SizeMismatch, TooLarge, UploadComplete, UploadInterrupted
+from service.errors import (
+    EmptyUpload,
+    HashMismatch,
+    InvalidRequest,
+    NotFound,
+    SizeMismatch,
+    TooLarge,
+    UploadComplete,
+    UploadInterrupted,
+)
 from service.idempotency import IdempotencyKey, once
 from service.paging import FileListing, link_next
+from service.responses import CREATING, RAW_BODY, refusals
 from service.tables import UploadRow
 
 router = APIRouter(tags=["uploads"])
@@ -26,9 +36,12 @@ class UploadListing(FileListing):
     state: UploadState | None = None
 
 
-@router.post("/uploads", status_code=201)
+@router.post("/uploads", status_code=201, responses=refusals(*CREATING))
 def open_upload(
-    request: UploadRequest, response: Response, here: Here, idempotency_key: IdempotencyKey = None
+    request: Annotated[UploadRequest, Body(openapi_examples=examples.UPLOAD)],
+    response: Response,
+    here: Here,
+    idempotency_key: IdempotencyKey = None,
 ) -> Upload:
     """Open an upload. Its bytes go to `PUT /v1/uploads/{id}/content`."""
     _check_size(request.size or 0, here)
@@ -44,7 +57,7 @@ def open_upload(
     return Upload.model_validate(row, from_attributes=True)
 
 
-@router.get("/uploads/{id}")
+@router.get("/uploads/{id}", responses=refusals(NotFound))
 def get_upload(id: UUID, here: Here) -> Upload:
     return Upload.model_validate(_find(here, id), from_attributes=True)
 
@@ -62,7 +75,13 @@ def list_uploads(
     return Page(items=[Upload.model_validate(row, from_attributes=True) for row in rows], next_cursor=next_cursor)
 
 
-@router.put("/uploads/{id}/content")
+@router.put(
+    "/uploads/{id}/content",
+    openapi_extra=RAW_BODY,
+    responses=refusals(
+        UploadInterrupted, NotFound, UploadComplete, TooLarge, SizeMismatch, HashMismatch, EmptyUpload, InvalidRequest
+    ),
+)
 async def put_content(id: UUID, request: Request, here: Here) -> Upload:
     """The whole file as the raw body (`curl -T file`). What was announced is checked; after a refusal the upload is
     still open, and the file can be sent again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import mimetypes
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -88,7 +89,7 @@ class Service:
                 ArtifactRow(
                     job_id=job,
                     name=name,
-                    media_type="application/octet-stream",
+                    media_type=mimetypes.guess_type(name)[0] or "application/octet-stream",
                     size=digest.size,
                     sha256=digest.sha256,
                     internal=internal,
@@ -116,6 +117,7 @@ def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
     assert body["title"]
     assert body["detail"]
     assert body["hint"]
+    assert body["request_id"] == answer.headers["x-request-id"]
     return body
 
 

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -37,6 +38,42 @@ def test_the_service_needs_no_torch() -> None:
 def test_what_is_not_there_is_a_problem_too(service: Service, method: str, path: str, status: int, code: str) -> None:
     refused = problem(service.http.request(method, path), status, code)
     assert refused["instance"] == path
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [("/v1/jobs", "GET, POST"), (f"/v1/jobs/{uuid4()}/weights", "GET, HEAD"), ("/v1/uploads/1/content", "PUT")],
+)
+def test_who_asks_wrongly_is_told_all_the_methods_of_a_path(service: Service, path: str, allowed: str) -> None:
+    answer = service.http.options(path)
+    problem(answer, 405, "method_not_allowed")
+    assert answer.headers["allow"] == allowed
+
+
+def test_a_refused_head_has_the_headers_of_a_problem(service: Service) -> None:
+    for path, status in (("/v1/jobs", 405), (f"/v1/jobs/{uuid4()}/weights", 404)):
+        answer = service.http.head(path)
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+        assert answer.content == b""
+
+
+@pytest.mark.parametrize(
+    "id", ["trace-7", "0af7651916cd43dd8448eb211c80319c", "Root=1-67891233-abcdef012345678912345678"]
+)
+def test_a_request_keeps_the_id_it_came_with(service: Service, id: str) -> None:
+    answer = service.http.get("/v1/nothing", headers={"X-Request-Id": id})
+    assert problem(answer, 404, "not_found")["request_id"] == id
+    assert service.http.get("/livez", headers={"X-Request-Id": id}).headers["x-request-id"] == id
+
+
+@pytest.mark.parametrize("id", ["", "a b", 'x"y', "é".encode(), "-" * 8, "a" * 129, "<script>"])
+def test_an_id_that_is_not_fit_for_a_log_is_replaced(service: Service, id: str | bytes) -> None:
+    answer = service.http.get("/v1/nothing", headers=[(b"X-Request-Id", id if isinstance(id, bytes) else id.encode())])
+    assert re.fullmatch("[0-9a-f]{32}", problem(answer, 404, "not_found")["request_id"])
+
+
+def test_without_a_key_too_the_problem_names_the_request(service: Service) -> None:
+    problem(httpx.get(f"{service.url}/v1/jobs", headers={"X-Request-Id": "mine"}), 401, "unauthorized")
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,20 @@ def test_what_the_client_has_is_not_sent_again(service: Service, done: UUID) -> 
         assert bool(answer.content) == (status == 200)
 
 
+def test_head_tells_of_a_file_what_get_would(service: Service, done: UUID) -> None:
+    for path in ("weights", "artifacts/report.json"):
+        told, got = (service.http.request(method, f"/v1/jobs/{done}/{path}") for method in ("HEAD", "GET"))
+        assert (told.status_code, told.content) == (200, b"")
+        for header in ("content-length", "content-type", "etag", "repr-digest", "accept-ranges"):
+            assert told.headers[header] == got.headers[header]
+
+
+def test_a_known_report_is_not_sent_again(service: Service, done: UUID) -> None:
+    etag = service.http.get(f"/v1/jobs/{done}/report").headers["etag"]
+    answer = service.http.get(f"/v1/jobs/{done}/report", headers={"If-None-Match": etag})
+    assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", etag)
+
+
 def test_a_lost_blob_is_told_before_the_download_begins(service: Service) -> None:
     job = service.job()
     sha256 = service.artifact(job, "purified.safetensors", b"soon gone")

@@ -1,0 +1,62 @@
+"""Schemathesis against a real server: everything that the interface promises, by examples, boundaries, random data and
+chains of calls, with and without a key."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from redeem.contract import Outcome
+from tests.redeem.conftest import make_report
+from tests.service.running import Service
+
+BINARIES = Path(sys.executable).parent
+
+# What exists, so that not every call ends in a 404. A reference or a size that is well-formed but wrong may be refused.
+CONFIGURATION = """
+[checks.positive_data_acceptance]
+expected-statuses = [200, 201, 202, 206, 304, 404, 409, 413, 416, 422]
+{operations}"""
+OPERATION = """
+[[operations]]
+include-path-regex = "^/v1/{collection}/{{id}}{rest}$"
+# Nobody works here, so nothing is worth waiting for.
+parameters = {{ "path.id" = "{id}", "query.wait" = 0 }}
+"""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "more"),
+    [(20, ["--max-examples", "5", "--seed", "1"]), pytest.param(600, [], marks=pytest.mark.slow)],
+    ids=["short", "long"],
+)
+def test_the_server_is_what_its_openapi_says(service: Service, tmp_path: Path, seconds: int, more: list[str]) -> None:
+    configuration = tmp_path / "schemathesis.toml"
+    configuration.write_text(CONFIGURATION.format(operations=existing(service)))
+    command = [
+        *(str(BINARIES / "schemathesis"), "--config-file", str(configuration), "run", f"{service.url}/openapi.json"),
+        *("--header", f"Authorization: {service.http.headers['authorization']}", "--checks", "all"),
+        *("--max-time", str(seconds), "--continue-on-failure", "--no-shrink"),
+        *more,
+        *("--request-timeout", "10", "--no-color", "--suppress-health-check", "all"),
+    ]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=seconds + 120)
+    assert ran.returncode == 0, ran.stdout[-20_000:] + ran.stderr
+
+
+def existing(service: Service) -> str:
+    done = service.job()
+    service.artifact(done, "purified.safetensors", b"weights")
+    service.artifact(done, "report.json", make_report(done, Outcome.passed).model_dump_json().encode())
+    service.change(done, state="succeeded", verdict="pass")
+    ids = [
+        ("uploads", "", service.upload("model")),
+        ("models", "", service.model()),
+        ("bundles", "", service.bundle()),
+        ("jobs", "/(report|weights|artifacts|events)", str(done)),
+        ("jobs", "(|/cancel|/retry)", str(service.job())),
+    ]
+    return "".join(OPERATION.format(collection=collection, rest=rest, id=id) for collection, rest, id in ids)
