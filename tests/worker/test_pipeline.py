@@ -467,7 +467,7 @@ def _zip_of(content: bytes) -> bytes:
 NETWORK = resnet18(lab.CLASSES, 3, lab.WIDTH)
 GREY = Preprocessing(size=(16, 16), mean=[0.5], std=[0.25], channels="L")
 BAD = {
-    "truncated weights": Bad("truncated_weights", "announces", {"suspect": lab.weights_file(NETWORK)[:-100]}),
+    "truncated weights": Bad("truncated_file", "announces", {"suspect": lab.weights_file(NETWORK)[:-100]}),
     "a pickle": Bad("unsupported_weights", "pickle", {"suspect": b"\x80\x04\x95" + bytes(99)}),
     "wrong keys": Bad("weights_mismatch", "unexpected", {"suspect": _renamed(NETWORK)}),
     "wrong class count": Bad(
@@ -476,8 +476,8 @@ BAD = {
         {"architecture": Architecture(name="paper/resnet18", num_classes=10)},
     ),
     "not finite": Bad(
-        "weights_mismatch",
-        "not finite",
+        "weights_not_finite",
+        "fc.bias holds NaN",
         {"suspect": save({**NETWORK.state_dict(), "fc.bias": torch.full((4,), torch.nan)})},
     ),
     "no such network": Bad("unknown_architecture", "", {"architecture": Architecture(name="torchvision/nothing")}),

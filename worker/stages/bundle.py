@@ -14,8 +14,9 @@ from torch import Tensor
 
 from worker.algorithms.data import Images
 from worker.stages import confinement, sandbox
-from worker.stages.errors import BundleNotUnderstood, EmptyBundle, LabelOutOfRange
+from worker.stages.errors import BundleNotUnderstood, EmptyBundle, LabelOutOfRange, Refused
 from worker.stages.image_folder import TENSORS, Limits, check_memory
+from worker.stages.tensor_file import check_tensor_file, is_tensor_file
 
 OVERHEAD = 2**20  # bytes of a file of tensors besides the pixels, and a few labels
 
@@ -29,7 +30,7 @@ def read_bundle(
     those of a safetensors file as they are: so a list of values per image means the same to everyone.
 
     Raises a `StageError`: `EmptyBundle`, `UndecodableImages`, `BundleNotUnderstood`, `BundleTooLarge` or
-    `LabelOutOfRange`, naming the first files that it is about; and what `sandbox.run` raises.
+    `LabelOutOfRange`, naming the first files that it is about; `Refused`, `TruncatedFile`; and what `sandbox.run` does.
     """
     limits = limits or Limits()
     with path.open("rb") as file:
@@ -42,7 +43,7 @@ def read_bundle(
             out = Path(folder) / "images"
             sandbox.run("unpack_images", path, out, arguments, _reading(limits))
             return _from_tensors(out / TENSORS, size, channels, num_classes, limits)
-    if start[8:] == b"{":
+    if is_tensor_file(start):
         return _from_tensors(path, size, channels, num_classes, limits)
     raise BundleNotUnderstood("the bundle is neither a zip nor a safetensors file")
 
@@ -57,6 +58,7 @@ def _reading(limits: Limits) -> confinement.Limits:
 
 def _from_tensors(path: Path, size: tuple[int, int], channels: str, num_classes: int, limits: Limits) -> Images:
     depth = 3 if channels == "RGB" else 1
+    check_tensor_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             found = {name: (file.get_slice(name).get_dtype(), file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -66,7 +68,7 @@ def _from_tensors(path: Path, size: tuple[int, int], channels: str, num_classes:
                 check_memory(count, channels, list(held), limits)
             pixels, labels = file.get_tensor("images"), file.get_tensor("labels")
     except SafetensorError as error:
-        raise BundleNotUnderstood(f"not a well-formed safetensors file: {error}") from error
+        raise Refused("safetensors_rejected", f"not a well-formed safetensors file: {error}") from error
     wrong = torch.nonzero((labels < 0) | (labels >= num_classes)).flatten()
     if len(wrong):
         first = int(wrong[0])

@@ -6,8 +6,9 @@ StageError
 ├── BundleNotUnderstood  a bundle that is neither of the two layouts
 ├── BundleTooLarge       more files, bytes or pixels than are taken in
 ├── LabelOutOfRange      labels that the network has no output for
-├── TruncatedWeights     a weights file that ends too early
-├── UnsupportedWeights   a weights file in another format than safetensors, or a damaged one
+├── TruncatedFile        a file of tensors that ends too early
+├── UnsupportedWeights   a weights file in a format that is not known
+├── Refused              a file that breaks one of the rules in refusals.py, which has a code for each
 ├── BundleTooSmall       too few clean images to train, choose and measure with
 ├── TargetsMismatch      targets that do not fit the triggered bundle
 ├── ReadingTooSlow       a file that its reader did not get through in time
@@ -19,6 +20,8 @@ StageError
 """
 
 from __future__ import annotations
+
+from worker.stages.refusals import REFUSALS
 
 
 class StageError(Exception):
@@ -64,8 +67,16 @@ class LabelOutOfRange(StageError):
     hint = "Labels count from 0 to one less than the number of classes; check the folders against the network."
 
 
-class TruncatedWeights(StageError):
-    code = "truncated_weights"
+class Refused(StageError):
+    """`code` is a key of `REFUSALS`."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message, REFUSALS[code])
+        self.code = code
+
+
+class TruncatedFile(StageError):
+    code = "truncated_file"
     hint = "The file was cut off before it was uploaded: compare its size and hash with the original, and upload again."
 
 

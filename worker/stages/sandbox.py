@@ -19,7 +19,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ import structlog
 import worker
 from worker.stages import errors
 from worker.stages.confinement import Limits
-from worker.stages.errors import ReadingFailed, ReadingTooSlow, StageError
+from worker.stages.errors import ReadingFailed, ReadingTooSlow, Refused, StageError
+from worker.stages.refusals import REFUSALS
 from worker.stages.sandbox_child import RESULT
 
 log = structlog.get_logger()
@@ -48,8 +49,10 @@ ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
 }
 
-ERRORS = {
-    error.code: error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, StageError)
+ERRORS: dict[str, Callable[[str, str | None], StageError]] = {
+    error.code: error
+    for error in vars(errors).values()
+    if isinstance(error, type) and issubclass(error, StageError) and error is not Refused
 }
 
 
@@ -126,8 +129,11 @@ def _answer(path: Path) -> dict[str, Any] | None:
 
 def _told(error: dict[str, Any]) -> StageError:
     """The error that the child names, with its words cut to a length."""
+    if error.get("code") in REFUSALS:
+        return Refused(str(error["code"]), str(error.get("message"))[:MESSAGE])
+    hint = error.get("hint")
     kind = ERRORS.get(str(error.get("code")), ReadingFailed)
-    return kind(str(error.get("message"))[:MESSAGE], str(error.get("hint") or kind.hint)[:MESSAGE])
+    return kind(str(error.get("message"))[:MESSAGE], hint[:MESSAGE] if isinstance(hint, str) else None)
 
 
 def _death(status: int | None) -> StageError:

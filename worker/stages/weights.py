@@ -6,14 +6,13 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from worker.stages.errors import TruncatedWeights, UnsupportedWeights
-
-LENGTH = 8  # bytes at the start of a safetensors file that hold the length of its header
-MAX_HEADER = 16 * 2**20
+from worker.stages.errors import Refused, TruncatedFile, UnsupportedWeights
+from worker.stages.tensor_file import LENGTH, check_tensor_file, is_tensor_file
 
 FORMATS = {
     b"PK\x03\x04": "a zip archive, as torch.save writes it",
@@ -27,25 +26,25 @@ FORMATS = {
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file by name, on the CPU. Raises `TruncatedWeights` and `UnsupportedWeights`."""
+    """The tensors of a safetensors file by name, on the CPU, all finite.
+
+    Raises `TruncatedFile`, `UnsupportedWeights` and `Refused`.
+    """
     with path.open("rb") as file:
         start = file.read(LENGTH + 1)
-    length = int.from_bytes(start[:LENGTH], "little")
     if not start:
-        raise TruncatedWeights("the weights file is empty")
-    if start[LENGTH:] != b"{":
+        raise TruncatedFile("the weights file is empty")
+    if not is_tensor_file(start):
         raise _not_safetensors(start)
-    if length > MAX_HEADER:
-        raise UnsupportedWeights(
-            f"the header of the safetensors file has {length} bytes, at most {MAX_HEADER} are read"
-        )
+    check_tensor_file(path)
     try:
-        return load_file(path)
+        weights = load_file(path)
     except SafetensorError as error:
-        actual, expected = path.stat().st_size, _announced_size(path, length)
-        if actual < expected:
-            raise TruncatedWeights(f"the weights file has {actual} bytes, its header announces {expected}") from error
-        raise UnsupportedWeights(f"not a well-formed safetensors file: {error}") from error
+        raise Refused("safetensors_rejected", f"not a well-formed safetensors file: {error}") from error
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise Refused("weights_not_finite", f"{name} holds NaN or an infinity")
+    return weights
 
 
 def write_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -54,25 +53,10 @@ def write_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str
     save_file(dict(state), path, {"redeem": json.dumps(metadata, sort_keys=True)})
 
 
-def _not_safetensors(start: bytes) -> TruncatedWeights | UnsupportedWeights:
+def _not_safetensors(start: bytes) -> TruncatedFile | UnsupportedWeights:
     for magic, what in FORMATS.items():
         if start.startswith(magic):
             return UnsupportedWeights(f"expected a safetensors file, got {what}")
     if len(start) <= LENGTH:
-        return TruncatedWeights(f"the weights file has {len(start)} bytes, less than the shortest safetensors file")
+        return TruncatedFile(f"the weights file has {len(start)} bytes, less than the shortest safetensors file")
     return UnsupportedWeights("expected a safetensors file, got something else")
-
-
-def _announced_size(path: Path, length: int) -> int:
-    """The size that a file of this header should have, as far as one can tell; 0 where the header is nonsense."""
-    with path.open("rb") as file:
-        file.seek(LENGTH)
-        header = file.read(length)
-    if len(header) < length:
-        return LENGTH + length
-    try:
-        entries = json.loads(header)
-        ends = [entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"]
-        return LENGTH + length + max(int(end) for end in ends)
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
-        return 0
