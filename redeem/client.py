@@ -22,6 +22,7 @@ import httpx
 from pydantic import BaseModel, TypeAdapter
 
 from redeem import transfer
+from redeem.attestation import PROVENANCE, PublicKeys
 from redeem.contract import (
     Architecture,
     Artifact,
@@ -189,6 +190,14 @@ class Client:
     def download_weights(self, job: UUID, target: Path, advance: Advance = ignore) -> Path:
         """The purified weights. `target` appears whole and with the right hash, or not at all."""
         return transfer.receive(self._http, f"/v1/jobs/{job}/weights", target, advance=advance)
+
+    def download_provenance(self, job: UUID, target: Path) -> Path:
+        """What the server attests of the job, signed: `redeem.verification` checks it."""
+        return transfer.receive(self._http, f"/v1/jobs/{job}/artifacts/{PROVENANCE}", target)
+
+    def keys(self) -> PublicKeys:
+        """The public keys that this server signs with, the retired ones too."""
+        return PublicKeys.model_validate(self._get("/v1/keys"))
 
     def download(self, job: UUID, artifact: Artifact, target: Path, advance: Advance = ignore) -> Path:
         return transfer.receive(

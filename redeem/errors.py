@@ -5,6 +5,7 @@ RedeemError
 ├── Unreachable       no server answered
 ├── Corrupt           bytes arrived that are not the ones announced
 ├── BadInput          a file or a value on this side is not what was expected
+├── NotGenuine        a file is not what a server attested
 └── ServeError        a server on this machine could not start, or did not stay up
 """
 
@@ -39,6 +40,10 @@ class Corrupt(RedeemError):
 
 
 class BadInput(RedeemError):
+    pass
+
+
+class NotGenuine(RedeemError):
     pass
 
 

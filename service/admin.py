@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from service import database, log, migrate
+from service import database, log, migrate, signing
 from service.errors import UNAVAILABLE, DatabaseUnavailable, ServiceError
 from service.settings import Settings
 
@@ -40,9 +40,19 @@ def check(settings: Settings) -> Answer:
         engine.dispose()
 
 
+def rotate_signing_key(settings: Settings) -> Answer:
+    """Sign with a new key from now on. What the old one signed stays good."""
+    engine = database.open_engine(settings)
+    try:
+        return signing.rotate(settings, database.sessions(engine)).model_dump(mode="json")
+    finally:
+        engine.dispose()
+
+
 COMMANDS: dict[str, Callable[..., Answer]] = {
     "db upgrade": upgrade,
     "db check": check,
+    "signing rotate": rotate_signing_key,
 }
 
 

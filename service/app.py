@@ -12,13 +12,13 @@ from fastapi.security import HTTPBearer
 from sqlalchemy import Engine
 from starlette.middleware import Middleware
 
-from service import database, dispatcher, errors, key_uses, keys, log, migrate, queue
+from service import database, dispatcher, errors, key_uses, keys, log, migrate, queue, signing
 from service.auth import Authenticate
 from service.context import Context
 from service.errors import DatabaseUnavailable, InvalidRequest, Unauthorized
 from service.limits import LimitBody
 from service.responses import describe, refusals
-from service.routes import bundles, catalogue, downloads, events, health, jobs, models, reports, uploads
+from service.routes import bundles, catalogue, downloads, events, health, jobs, models, public_keys, reports, uploads
 from service.settings import Settings
 from service.store import open_store
 
@@ -42,7 +42,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         dependencies=[Security(HTTPBearer(auto_error=False))],
         responses=refusals(Unauthorized, InvalidRequest, DatabaseUnavailable),
     )
-    for route in (uploads, models, bundles, jobs, events, reports, downloads, catalogue):
+    for route in (uploads, models, bundles, jobs, events, reports, downloads, catalogue, public_keys):
         v1.include_router(route.router)
     app.include_router(v1)
     app.include_router(health.router)
@@ -80,6 +80,7 @@ def _open(settings: Settings) -> Context:
         queue=queue.publisher(settings),
     )
     keys.ensure_first_key(settings, context.sessions)
+    signing.ensure_key(settings, context.sessions)
     return context
 
 

@@ -33,6 +33,16 @@ class Settings(BaseSettings):
     checkpoint: timedelta = timedelta(seconds=20)
     """At least so long between two checkpoints of a purification: each copies the weights three times and more."""
 
+    signing_key: Path | None = None
+    """The Ed25519 key that signs provenance, as PEM; hosts of one server may share one, or have one each. By default a
+    file in the data folder, made at first start."""
+    builder: str = "urn:redeem:server"
+    """How provenance names this server: a URI that its readers know it by."""
+
+    @property
+    def signing_key_file(self) -> Path:
+        return self.signing_key or self.data / "signing-key.pem"
+
     @property
     def database(self) -> str:
         return self.database_url or f"sqlite:///{self.data / 'redeem.db'}"

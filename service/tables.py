@@ -117,6 +117,16 @@ class ApiKey(Owned, Base):
     """To the minute."""
 
 
+class SigningKeyRow(Base):
+    """A public key that a host of this server signed with. The private half is in a file of that host, never here."""
+
+    __tablename__ = "signing_keys"
+    kid: Mapped[str] = mapped_column(String(43), primary_key=True)
+    x: Mapped[str] = mapped_column(String(43))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    retired_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
 class IdempotencyRow(Owned, Base):
     """Which resource a client's `Idempotency-Key` made, and from what request: both kept as hashes."""
 

@@ -165,7 +165,15 @@ def sanitize(lease: Lease, store: ObjectStore, folder: Path) -> None:
             *pictures(inputs, before, after, triggers, purified.facts["history"]),
             *attention_pictures(inputs, rebuilt(inputs, purified.tensors), triggers, flagged, taps),
         ]
-        metadata = {"suspect": wanted.weights, "purifier": wanted.purifier.name, "redeem": version("redeem")}
+        metadata = {
+            # Not the job: the same order gives the same bytes, so that whoever doubts a file can make it again.
+            "suspect": wanted.weights,
+            "clean": wanted.clean,
+            "purifier": wanted.purifier.name,
+            "options": wanted.purifier.options,
+            "seed": wanted.seed,
+            "redeem": version("redeem"),
+        }
         artifacts = publish_files(store, folder, purified.tensors, metadata, drawn)
         report = _report(lease, wanted, inputs, before, after, purified, verdict)
         report.artifacts = artifacts

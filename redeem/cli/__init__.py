@@ -13,7 +13,7 @@ import typer
 from typer.exceptions import TyperException
 from typer.rich_utils import rich_format_error
 
-from redeem.cli import db, demo, doctor, jobs, purify, results, serve, submit
+from redeem.cli import db, demo, doctor, jobs, purify, results, serve, signing, submit, verify
 from redeem.cli.output import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, print_error
 from redeem.errors import RedeemError
 
@@ -34,11 +34,13 @@ for command in (
     jobs.retry,
     results.download,
     results.report,
+    verify.verify,
     demo.demo,
     doctor.doctor,
 ):
     app.command()(command)
 app.add_typer(db.app, name="db")
+app.add_typer(signing.app, name="signing")
 
 
 def main(arguments: list[str] | None = None) -> None:

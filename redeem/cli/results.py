@@ -14,12 +14,15 @@ from redeem.cli.output import out, print_json, print_report
 def download(
     job: JobId,
     to: Annotated[Path, typer.Option("--out", help="File for the purified weights.")] = Path("purified.safetensors"),
+    provenance: Annotated[Path | None, typer.Option(help="Also write there what the server attests, signed.")] = None,
     server: Server = None,
     as_json: AsJson = False,
 ) -> int:
     """Download the purified weights, and check them against the server's hash."""
     with connect(server) as client:
         path = client.download_weights(job, to)
+        if provenance:
+            client.download_provenance(job, provenance)
     if as_json:
         print_json({"path": str(path), "size": path.stat().st_size})
     else:

@@ -14,6 +14,7 @@ from fastapi.responses import StreamingResponse
 
 from redeem.contract import Artifact, JobState
 from service import records, store
+from service.attest import ensure_attested
 from service.context import Context, Here
 from service.errors import ArtifactLost, JobNotFinished, NoArtifact, NotFound, RangeNotSatisfiable
 from service.responses import FILE, refusals
@@ -32,8 +33,11 @@ HeaderText = Annotated[str | None, Header()]
 def list_artifacts(id: UUID, here: Here) -> list[Artifact]:
     """What the job made; nothing until it has succeeded."""
     with here.readers() as session:
-        if records.find(session, JobRow, id).state != JobState.succeeded:
-            return []
+        job = records.find(session, JobRow, id)
+    if job.state != JobState.succeeded:
+        return []
+    ensure_attested(here, job)
+    with here.readers() as session:
         return [Artifact.model_validate(row, from_attributes=True) for row in records.artifacts(session, id)]
 
 
@@ -92,10 +96,13 @@ def artifact_of(here: Context, job: UUID, name: str) -> ArtifactRow:
     Only a job that has succeeded gives files: what an unfinished or failed one left behind was never judged.
     """
     with here.readers() as session:
-        state = JobState(records.find(session, JobRow, job).state)
-        rows = records.artifacts(session, job)
+        found = records.find(session, JobRow, job)
+    state = JobState(found.state)
     if not state.terminal:
         raise JobNotFinished(f"Job {job} is {state}; its files come when it has succeeded.")
+    ensure_attested(here, found)
+    with here.readers() as session:
+        rows = records.artifacts(session, job)
     for row in rows:
         if row.name == name and state == JobState.succeeded:
             return row

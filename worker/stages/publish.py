@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from obstore.store import ObjectStore
 from torch import Tensor
@@ -14,7 +15,7 @@ from worker.stages.weights import write_weights
 
 
 def publish_files(
-    store: ObjectStore, folder: Path, weights: dict[str, Tensor], metadata: dict[str, str], pictures: list[Picture]
+    store: ObjectStore, folder: Path, weights: dict[str, Tensor], metadata: dict[str, Any], pictures: list[Picture]
 ) -> list[Artifact]:
     """The purified weights and the pictures."""
     path = folder / "purified.safetensors"

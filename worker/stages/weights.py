@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -47,7 +48,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def write_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def write_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write a safetensors file. `metadata` travels in its header, as JSON under `redeem`: several entries would come
     in a random order, and the same weights would have another hash each time."""
     save_file(dict(state), path, {"redeem": json.dumps(metadata, sort_keys=True)})

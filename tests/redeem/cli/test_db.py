@@ -34,6 +34,17 @@ def test_a_database_is_checked_upgraded_and_checked_again(tmp_path: Path, capsys
     assert answer["revision"] == answer["newest"]
 
 
+def test_the_signing_key_is_rotated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("db", "upgrade", "--data", tmp_path) == 0
+    keys = set()
+    for _ in range(2):
+        capsys.readouterr()
+        assert run("signing", "rotate", "--data", tmp_path, "--json") == 0
+        keys.add(json.loads(capsys.readouterr().out)["kid"])
+    assert len(keys) == 2
+    assert (tmp_path / "signing-key.pem").exists()
+
+
 def test_the_database_is_the_one_that_the_shell_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
