@@ -6,16 +6,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from threading import Event, Thread
 
-from fastapi import APIRouter, FastAPI, Security
+from fastapi import APIRouter, FastAPI
 from fastapi.concurrency import run_in_threadpool
-from fastapi.security import HTTPBearer
 from sqlalchemy import Engine
 from starlette.middleware import Middleware
 
 from service import database, dispatcher, errors, key_uses, keys, log, migrate, queue, signing
 from service.auth import Authenticate
 from service.context import Context
-from service.errors import DatabaseUnavailable, InvalidRequest, Unauthorized
+from service.errors import DatabaseUnavailable, InvalidRequest, MissingScope, Unauthorized
 from service.limits import LimitBody
 from service.responses import describe, refusals
 from service.routes import bundles, catalogue, downloads, events, health, jobs, models, public_keys, reports, uploads
@@ -36,12 +35,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     errors.install(app)
-    # Authenticate does the checking; this only tells /docs that there is a key to give.
-    v1 = APIRouter(
-        prefix="/v1",
-        dependencies=[Security(HTTPBearer(auto_error=False))],
-        responses=refusals(Unauthorized, InvalidRequest, DatabaseUnavailable),
-    )
+    everywhere = refusals(Unauthorized, MissingScope, InvalidRequest, DatabaseUnavailable)
+    v1 = APIRouter(prefix="/v1", responses=everywhere)
     for route in (uploads, models, bundles, jobs, events, reports, downloads, catalogue, public_keys):
         v1.include_router(route.router)
     app.include_router(v1)

@@ -3,6 +3,7 @@
 ServiceError
 ├── BadRequest             400  the body is no JSON
 ├── Unauthorized           401  no key, or not a key of this server
+├── MissingScope           403  the key may not do this
 ├── NotFound               404  nothing has that id
 ├── NoArtifact             404  the job ended without making that file
 ├── UploadComplete         409  the upload already has its bytes
@@ -68,6 +69,11 @@ class Unauthorized(ServiceError):
     status, code = 401, "unauthorized"
     hint = "Send `Authorization: Bearer <key>`; the key made at first start is in the file `key` of the data folder."
     headers: Mapping[str, str] = {"WWW-Authenticate": 'Bearer realm="redeem"'}
+
+
+class MissingScope(ServiceError):
+    status, code = 403, "missing_scope"
+    hint = "Use a key with that scope; `redeem keys create`, where the server runs, makes one."
 
 
 class NotFound(ServiceError):

@@ -19,6 +19,7 @@ from service.errors import (
 from service.idempotency import IdempotencyKey, once
 from service.paging import FileListing, link_next
 from service.responses import CREATING, refusals
+from service.scopes import READ, UPLOADS_WRITE
 from service.tables import BundleRow
 
 router = APIRouter(tags=["bundles"])
@@ -30,6 +31,7 @@ class BundleListing(FileListing):
 
 @router.post(
     "/bundles",
+    dependencies=UPLOADS_WRITE,
     status_code=201,
     responses=refusals(*CREATING, UploadIncomplete, UnknownReference, WrongKind),
 )
@@ -48,13 +50,13 @@ def create_bundle(
     return bundle
 
 
-@router.get("/bundles/{id}", responses=refusals(NotFound))
+@router.get("/bundles/{id}", dependencies=READ, responses=refusals(NotFound))
 def get_bundle(id: UUID, here: Here) -> Bundle:
     with here.readers() as session:
         return _bundle(records.find(session, BundleRow, id))
 
 
-@router.get("/bundles")
+@router.get("/bundles", dependencies=READ)
 def list_bundles(
     listing: Annotated[BundleListing, Query()], request: Request, response: Response, here: Here
 ) -> Page[Bundle]:

@@ -11,21 +11,22 @@ from redeem.contract import ArchitectureFamily, Method
 from redeem.detector_options import DETECTOR_OPTIONS
 from redeem.options import PURIFIER_OPTIONS
 from redeem.wire import Request
+from service.scopes import READ
 
 router = APIRouter(tags=["catalogue"])
 
 
-@router.get("/architectures")
+@router.get("/architectures", dependencies=READ)
 async def list_architectures() -> list[ArchitectureFamily]:
     return [ArchitectureFamily(name=name, options=options) for name, options in ARCHITECTURES.items()]
 
 
-@router.get("/purifiers")
+@router.get("/purifiers", dependencies=READ)
 async def list_purifiers() -> list[Method]:
     return _methods(PURIFIER_OPTIONS)
 
 
-@router.get("/detectors")
+@router.get("/detectors", dependencies=READ)
 async def list_detectors() -> list[Method]:
     return _methods(DETECTOR_OPTIONS)
 

@@ -18,6 +18,7 @@ from service.attest import ensure_attested
 from service.context import Context, Here
 from service.errors import ArtifactLost, JobNotFinished, NoArtifact, NotFound, RangeNotSatisfiable
 from service.responses import FILE, refusals
+from service.scopes import READ
 from service.tables import ArtifactRow, JobRow
 
 router = APIRouter(tags=["downloads"])
@@ -29,7 +30,7 @@ REFUSED = refusals(NotFound, NoArtifact, JobNotFinished, RangeNotSatisfiable, Ar
 HeaderText = Annotated[str | None, Header()]
 
 
-@router.get("/jobs/{id}/artifacts", responses=refusals(NotFound))
+@router.get("/jobs/{id}/artifacts", dependencies=READ, responses=refusals(NotFound))
 def list_artifacts(id: UUID, here: Here) -> list[Artifact]:
     """What the job made; nothing until it has succeeded."""
     with here.readers() as session:
@@ -42,9 +43,15 @@ def list_artifacts(id: UUID, here: Here) -> list[Artifact]:
 
 
 @router.head(
-    "/jobs/{id}/artifacts/{name}", response_class=StreamingResponse, responses=FILE | REFUSED, name="head_artifact"
+    "/jobs/{id}/artifacts/{name}",
+    dependencies=READ,
+    response_class=StreamingResponse,
+    responses=FILE | REFUSED,
+    name="head_artifact",
 )
-@router.get("/jobs/{id}/artifacts/{name}", response_class=StreamingResponse, responses=FILE | REFUSED)
+@router.get(
+    "/jobs/{id}/artifacts/{name}", dependencies=READ, response_class=StreamingResponse, responses=FILE | REFUSED
+)
 async def get_artifact(
     id: UUID,
     name: str,
@@ -76,8 +83,14 @@ async def get_artifact(
     return StreamingResponse(content, status, headers, media_type=artifact.media_type)
 
 
-@router.head("/jobs/{id}/weights", response_class=StreamingResponse, responses=FILE | REFUSED, name="head_weights")
-@router.get("/jobs/{id}/weights", response_class=StreamingResponse, responses=FILE | REFUSED)
+@router.head(
+    "/jobs/{id}/weights",
+    dependencies=READ,
+    response_class=StreamingResponse,
+    responses=FILE | REFUSED,
+    name="head_weights",
+)
+@router.get("/jobs/{id}/weights", dependencies=READ, response_class=StreamingResponse, responses=FILE | REFUSED)
 async def get_weights(
     id: UUID,
     request: Request,

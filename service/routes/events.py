@@ -16,6 +16,7 @@ from service import records
 from service.context import Context, Here
 from service.errors import NotFound
 from service.responses import refusals
+from service.scopes import READ
 from service.tables import JobRow
 
 router = APIRouter(tags=["jobs"])
@@ -31,7 +32,7 @@ def _existing(id: UUID, here: Here) -> UUID:
         return records.find(session, JobRow, id).id
 
 
-@router.get("/jobs/{id}/events", response_class=EventSourceResponse, responses=refusals(NotFound))
+@router.get("/jobs/{id}/events", dependencies=READ, response_class=EventSourceResponse, responses=refusals(NotFound))
 async def job_events(
     job: Annotated[UUID, Depends(_existing)],
     here: Here,

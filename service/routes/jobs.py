@@ -42,6 +42,7 @@ from service.errors import (
 from service.idempotency import IdempotencyKey, once
 from service.paging import Labels, Listing, labelled, link_next
 from service.responses import CREATING, refusals
+from service.scopes import JOBS_WRITE, READ
 from service.tables import BundleRow, JobRow, ModelRow
 
 router = APIRouter(tags=["jobs"])
@@ -60,6 +61,7 @@ class JobListing(Listing):
 
 @router.post(
     "/jobs",
+    dependencies=JOBS_WRITE,
     status_code=202,
     responses=refusals(*CREATING, UnknownReference, WrongKind, UnknownMethod),
 )
@@ -88,7 +90,7 @@ def create_job(
     return job
 
 
-@router.get("/jobs")
+@router.get("/jobs", dependencies=READ)
 def list_jobs(listing: Annotated[JobListing, Query()], request: Request, response: Response, here: Here) -> Page[Job]:
     """The newest first."""
     conditions = [labelled(here.engine, JobRow, label) for label in listing.label]
@@ -104,7 +106,7 @@ def list_jobs(listing: Annotated[JobListing, Query()], request: Request, respons
     return Page(items=[resource(row) for row in rows], next_cursor=next_cursor)
 
 
-@router.get("/jobs/{id}", responses=refusals(NotFound))
+@router.get("/jobs/{id}", dependencies=READ, responses=refusals(NotFound))
 async def get_job(
     id: UUID,
     request: Request,
@@ -121,14 +123,19 @@ async def get_job(
         await asyncio.sleep(min(POLL, left))
 
 
-@router.post("/jobs/{id}/cancel", status_code=202, responses=refusals(NotFound, JobFinished))
+@router.post("/jobs/{id}/cancel", dependencies=JOBS_WRITE, status_code=202, responses=refusals(NotFound, JobFinished))
 def cancel_job(id: UUID, here: Here) -> Job:
     """A queued job is cancelled at once, a running one as soon as its worker sees it. Asking again does no harm."""
     with here.sessions.begin() as session:
         return resource(records.cancel(session, id))
 
 
-@router.post("/jobs/{id}/retry", status_code=202, responses=refusals(NotFound, JobFinished, JobNotFinished))
+@router.post(
+    "/jobs/{id}/retry",
+    dependencies=JOBS_WRITE,
+    status_code=202,
+    responses=refusals(NotFound, JobFinished, JobNotFinished),
+)
 def retry_job(id: UUID, here: Here) -> Job:
     """Try a job again that failed or was cancelled, as it was submitted. What its earlier attempts finished is kept."""
     with here.sessions.begin() as session:

@@ -21,6 +21,7 @@ from service.errors import (
 from service.idempotency import IdempotencyKey, once
 from service.paging import FileListing, Labels, labelled, link_next
 from service.responses import CREATING, refusals
+from service.scopes import READ, UPLOADS_WRITE
 from service.tables import ModelRow
 
 router = APIRouter(tags=["models"])
@@ -32,6 +33,7 @@ class ModelListing(FileListing):
 
 @router.post(
     "/models",
+    dependencies=UPLOADS_WRITE,
     status_code=201,
     responses=refusals(*CREATING, UploadIncomplete, UnknownReference, WrongKind, UnknownArchitecture),
 )
@@ -51,13 +53,13 @@ def create_model(
     return model
 
 
-@router.get("/models/{id}", responses=refusals(NotFound))
+@router.get("/models/{id}", dependencies=READ, responses=refusals(NotFound))
 def get_model(id: UUID, here: Here) -> Model:
     with here.readers() as session:
         return _model(records.find(session, ModelRow, id))
 
 
-@router.get("/models")
+@router.get("/models", dependencies=READ)
 def list_models(
     listing: Annotated[ModelListing, Query()], request: Request, response: Response, here: Here
 ) -> Page[Model]:

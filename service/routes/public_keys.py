@@ -7,11 +7,12 @@ from fastapi import APIRouter
 from redeem.attestation import PublicKeys
 from service import signing
 from service.context import Server
+from service.scopes import READ
 
 router = APIRouter(tags=["keys"])
 
 
-@router.get("/keys")
+@router.get("/keys", dependencies=READ)
 def list_keys(server: Server) -> PublicKeys:
     """A JWK set: the keys in use, and retired ones, whose signatures stay good."""
     with server.readers() as session:

@@ -13,6 +13,7 @@ from service.context import Here
 from service.errors import ArtifactLost, JobNotFinished, NoArtifact, NotFound
 from service.responses import Responses, refusals
 from service.routes.downloads import HeaderText, artifact_of, matches
+from service.scopes import READ
 
 router = APIRouter(tags=["reports"])
 
@@ -26,7 +27,7 @@ FORMS: Responses = {
 REFUSED = refusals(NotFound, NoArtifact, JobNotFinished, ArtifactLost)
 
 
-@router.get("/jobs/{id}/report", response_model=Report, responses=FORMS | REFUSED)
+@router.get("/jobs/{id}/report", dependencies=READ, response_model=Report, responses=FORMS | REFUSED)
 def get_report(
     id: UUID, here: Here, accept: Annotated[str, Header()] = "", if_none_match: HeaderText = None
 ) -> Response:

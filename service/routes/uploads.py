@@ -26,6 +26,7 @@ from service.errors import (
 from service.idempotency import IdempotencyKey, once
 from service.paging import FileListing, link_next
 from service.responses import CREATING, RAW_BODY, refusals
+from service.scopes import READ, UPLOADS_WRITE
 from service.tables import UploadRow
 
 router = APIRouter(tags=["uploads"])
@@ -36,7 +37,7 @@ class UploadListing(FileListing):
     state: UploadState | None = None
 
 
-@router.post("/uploads", status_code=201, responses=refusals(*CREATING))
+@router.post("/uploads", dependencies=UPLOADS_WRITE, status_code=201, responses=refusals(*CREATING))
 def open_upload(
     request: Annotated[UploadRequest, Body(openapi_examples=examples.UPLOAD)],
     response: Response,
@@ -57,12 +58,12 @@ def open_upload(
     return Upload.model_validate(row, from_attributes=True)
 
 
-@router.get("/uploads/{id}", responses=refusals(NotFound))
+@router.get("/uploads/{id}", dependencies=READ, responses=refusals(NotFound))
 def get_upload(id: UUID, here: Here) -> Upload:
     return Upload.model_validate(_find(here, id), from_attributes=True)
 
 
-@router.get("/uploads")
+@router.get("/uploads", dependencies=READ)
 def list_uploads(
     listing: Annotated[UploadListing, Query()], request: Request, response: Response, here: Here
 ) -> Page[Upload]:
@@ -77,6 +78,7 @@ def list_uploads(
 
 @router.put(
     "/uploads/{id}/content",
+    dependencies=UPLOADS_WRITE,
     openapi_extra=RAW_BODY,
     responses=refusals(
         UploadInterrupted, NotFound, UploadComplete, TooLarge, SizeMismatch, HashMismatch, EmptyUpload, InvalidRequest

@@ -1,0 +1,33 @@
+"""What a caller must be allowed: every route of /v1 states its scope, as `dependencies=READ` and the like."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Request, Security
+from fastapi.params import Depends
+from fastapi.security import HTTPBearer, SecurityScopes
+
+from redeem.access import Scope
+from service.errors import MissingScope
+
+# Authenticate has checked the key long before; this tells /docs that there is one to give.
+_SCHEME = HTTPBearer(auto_error=False, description="An API key")
+
+
+async def _check(asked: SecurityScopes, request: Request, _: Annotated[object, Security(_SCHEME)]) -> None:
+    held = request.state.caller.scopes
+    for scope in asked.scopes:
+        if scope not in held and Scope.admin not in held:
+            challenge = f'Bearer realm="redeem", error="insufficient_scope", scope="{scope}"'
+            raise MissingScope(f"This key lacks the scope `{scope}`.", headers={"WWW-Authenticate": challenge})
+
+
+def _needs(scope: Scope) -> list[Depends]:
+    return [Security(_check, scopes=[scope])]
+
+
+READ = _needs(Scope.read)
+UPLOADS_WRITE = _needs(Scope.uploads_write)
+JOBS_WRITE = _needs(Scope.jobs_write)
+ADMIN = _needs(Scope.admin)
