@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -129,6 +130,17 @@ class Workplace:
             assert [row.id for row in records.reap(session, self.settings.max_attempts)] == [job]
 
 
+@contextlib.contextmanager
+def working(settings: Settings) -> Iterator[Workplace]:
+    """A workplace in an empty database."""
+    engine = open_engine(settings)
+    Base.metadata.create_all(engine)
+    with sessions(engine).begin() as session:
+        session.add(TenantRow(id=DEFAULT_TENANT, name="default"))
+    yield Workplace(settings, sessions(engine), open_store(settings))
+    engine.dispose()
+
+
 @pytest.fixture
 def workplace(tmp_path: Path, database_url: str) -> Iterator[Workplace]:
     settings = Settings(
@@ -138,12 +150,8 @@ def workplace(tmp_path: Path, database_url: str) -> Iterator[Workplace]:
         heartbeat=timedelta(seconds=0.05),
         broker_url="",
     )
-    engine = open_engine(settings)
-    Base.metadata.create_all(engine)
-    with sessions(engine).begin() as session:
-        session.add(TenantRow(id=DEFAULT_TENANT, name="default"))
-    yield Workplace(settings, sessions(engine), open_store(settings))
-    engine.dispose()
+    with working(settings) as place:
+        yield place
 
 
 @pytest.fixture(scope="session")
