@@ -52,6 +52,8 @@ class Upload(Resource):
     state: UploadState
     size: int | None
     sha256: str | None
+    received: int = 0
+    """Bytes that came so far and need not be sent again."""
     created_at: datetime
 
 

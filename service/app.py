@@ -17,7 +17,19 @@ from service.context import Context
 from service.errors import DatabaseUnavailable, InvalidRequest, MissingScope, Unauthorized
 from service.limits import LimitBody
 from service.responses import describe, refusals
-from service.routes import bundles, catalogue, downloads, events, health, jobs, models, public_keys, reports, uploads
+from service.routes import (
+    bundles,
+    catalogue,
+    content,
+    downloads,
+    events,
+    health,
+    jobs,
+    models,
+    public_keys,
+    reports,
+    uploads,
+)
 from service.settings import Settings
 from service.store import open_store
 
@@ -37,7 +49,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app)
     everywhere = refusals(Unauthorized, MissingScope, InvalidRequest, DatabaseUnavailable)
     v1 = APIRouter(prefix="/v1", responses=everywhere)
-    for route in (uploads, models, bundles, jobs, events, reports, downloads, catalogue, public_keys):
+    for route in (uploads, content, models, bundles, jobs, events, reports, downloads, catalogue, public_keys):
         v1.include_router(route.router)
     app.include_router(v1)
     app.include_router(health.router)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from threading import Event
 from typing import Annotated, cast
@@ -30,6 +31,8 @@ class Context:
     wake: Event = field(default_factory=Event)
     """Set when there is something to dispatch."""
     uses: Uses = field(default_factory=dict)
+    sending: Counter[str] = field(default_factory=Counter)
+    """How many uploads each key is sending just now."""
 
 
 @dataclass(frozen=True, kw_only=True)

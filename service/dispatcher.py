@@ -6,6 +6,8 @@ at all; the worker's claim makes the second one a no-op. Any number of dispatche
 
 from __future__ import annotations
 
+import math
+import time
 from datetime import timedelta
 from threading import Event
 from uuid import UUID
@@ -14,24 +16,29 @@ import structlog
 
 from service import queue, records
 from service.context import Context
+from service.tidying import tidy
 
 log = structlog.get_logger(__name__)
 
 INTERVAL = 2.0
 """Seconds between two rounds, where nothing wakes the loop before."""
+TIDYING = 60.0
+"""Seconds between two times that what is left over is removed."""
 PATIENCE = timedelta(seconds=60)
 """After how long a message that was not taken may be taken for lost."""
 
 
 def run(context: Context, stop: Event) -> None:
     """Rounds until `stop` is set; set `context.wake` too, to be heard at once."""
-    trouble = ""
+    trouble, tidied = "", -math.inf
     patience = timedelta(0)  # what was sent before this start may be gone with the broker that had it
     while not stop.is_set():
         previous, trouble = trouble, _round(context, patience)
         patience = patience if trouble else PATIENCE
         if trouble != previous:
             log.warning("dispatching is held up", reason=trouble) if trouble else log.info("dispatching goes on")
+        if time.monotonic() - tidied > TIDYING:
+            tidied = _tidy(context)
         context.wake.wait(INTERVAL)
         context.wake.clear()
 
@@ -48,6 +55,15 @@ def _round(context: Context, patience: timedelta) -> str:
         log.exception("dispatching failed")
         return f"{type(error).__name__}: {error}"
     return ""
+
+
+def _tidy(context: Context) -> float:
+    """When it was done, or given up until the next time."""
+    try:
+        tidy(context)
+    except Exception:
+        log.exception("tidying failed")
+    return time.monotonic()
 
 
 def reap(context: Context) -> None:

@@ -6,12 +6,17 @@ ServiceError
 ├── MissingScope           403  the key may not do this
 ├── NotFound               404  nothing has that id
 ├── NoArtifact             404  the job ended without making that file
+├── BadUploadHeader        400  Upload-Offset, -Complete or -Length is missing, or makes no sense
+├── TooSlow                408  the bytes came more slowly than this server waits for
 ├── UploadComplete         409  the upload already has its bytes
 ├── UploadIncomplete       409  the upload has no bytes yet
+├── UploadInUse            409  a model or a bundle is made of it
+├── MismatchingOffset      409  the bytes do not follow those that are there
 ├── KeyInUse               409  another request with the same Idempotency-Key is under way
 ├── JobFinished            409  the job ended and cannot be changed any more
 ├── JobNotFinished         409  the job has not made its files yet
 ├── TooLarge               413  more bytes than this server takes
+├── WrongMediaType         415  the body is not of the type that is taken there
 ├── RangeNotSatisfiable    416  the range asked for lies outside the file
 ├── InvalidRequest         422  a field is well-formed but wrong
 │   ├── UnknownReference        it names a model, bundle or upload that does not exist
@@ -22,13 +27,16 @@ ServiceError
 │   ├── SizeMismatch            the bytes are not as many as announced
 │   ├── HashMismatch            the bytes do not have the announced hash
 │   └── EmptyUpload             there were no bytes
+├── TooManyUploads         429  as many uploads as a key may send at once are under way
 ├── UploadInterrupted      400  the bytes stopped before their end
 ├── ArtifactLost           500  a recorded file is not in the store
-└── DatabaseUnavailable    503  the database does not answer
+├── DatabaseUnavailable    503  the database does not answer
+└── InsufficientStorage    507  the disk of the store is nearly full
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from http import HTTPStatus
 
@@ -50,14 +58,22 @@ class ServiceError(Exception):
     status = 500
     code = "service_error"
     hint = ""
+    type = "about:blank"
     headers: Mapping[str, str] = {}
 
     def __init__(
-        self, detail: str, *, headers: Mapping[str, str] | None = None, errors: list[FieldError] | None = None
+        self,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        errors: list[FieldError] | None = None,
+        members: Mapping[str, int] | None = None,
     ):
         super().__init__(detail)
         self.headers = {**self.headers, **(headers or {})}
         self.errors = errors or []
+        self.members = members or {}
+        """Fields of the problem that its `type` defines."""
 
 
 class BadRequest(ServiceError):
@@ -86,6 +102,17 @@ class NoArtifact(ServiceError):
     hint = "GET /v1/jobs/{id} tells how the job ended, and GET /v1/jobs/{id}/artifacts which files there are."
 
 
+class BadUploadHeader(ServiceError):
+    status, code = 400, "bad_upload_header"
+    hint = "HEAD /v1/uploads/{id}/content tells the Upload-Offset; Upload-Complete is ?1 with the last bytes, else ?0."
+
+
+class TooSlow(ServiceError):
+    status, code = 408, "too_slow"
+    hint = "What came is kept: ask for Upload-Offset with HEAD, and go on from there over a better line."
+    headers: Mapping[str, str] = {"Connection": "close"}
+
+
 class UploadComplete(ServiceError):
     status, code = 409, "upload_complete"
     hint = "Use the upload as it is, or open a new one with POST /v1/uploads."
@@ -94,6 +121,17 @@ class UploadComplete(ServiceError):
 class UploadIncomplete(ServiceError):
     status, code = 409, "upload_incomplete"
     hint = "Send its bytes with PUT /v1/uploads/{id}/content first."
+
+
+class UploadInUse(ServiceError):
+    status, code = 409, "upload_in_use"
+    hint = "What is made of it needs its bytes; leave it where it is."
+
+
+class MismatchingOffset(ServiceError):
+    status, code = 409, "mismatching_upload_offset"
+    hint = "Go on from `expected-offset`; HEAD /v1/uploads/{id}/content tells it too."
+    type = "https://iana.org/assignments/http-problem-types#mismatching-upload-offset"
 
 
 class KeyInUse(ServiceError):
@@ -115,6 +153,12 @@ class JobNotFinished(ServiceError):
 class TooLarge(ServiceError):
     status, code = 413, "too_large"
     hint = "Send a smaller file, or have the operator raise REDEEM_MAX_UPLOAD_BYTES."
+
+
+class WrongMediaType(ServiceError):
+    status, code = 415, "wrong_media_type"
+    hint = "Send the bytes as they are, with `Content-Type: application/partial-upload`."
+    headers: Mapping[str, str] = {"Accept-Patch": "application/partial-upload"}
 
 
 class RangeNotSatisfiable(ServiceError):
@@ -154,7 +198,8 @@ class KeyReused(InvalidRequest):
 
 class SizeMismatch(InvalidRequest):
     code = "size_mismatch"
-    hint = "The upload is still open: send the whole file again, or open a new upload with the right size."
+    type = "https://iana.org/assignments/http-problem-types#inconsistent-upload-length"
+    hint = "The upload is still open: send the bytes that were announced, or open a new upload with the right size."
 
 
 class HashMismatch(InvalidRequest):
@@ -167,9 +212,15 @@ class EmptyUpload(InvalidRequest):
     hint = "Send the file as the raw body of the request, as `curl -T` does."
 
 
+class TooManyUploads(ServiceError):
+    status, code = 429, "too_many_uploads"
+    hint = "Send one file after the other, or have the operator raise REDEEM_UPLOADS_PER_KEY."
+    headers: Mapping[str, str] = {"Retry-After": "2"}
+
+
 class UploadInterrupted(ServiceError):
     status, code = 400, "upload_interrupted"
-    hint = "The upload is still open: send the whole file again."
+    hint = "What came is kept: ask for Upload-Offset with HEAD, and go on from there."
 
 
 class ArtifactLost(ServiceError):
@@ -183,6 +234,12 @@ class DatabaseUnavailable(ServiceError):
     headers: Mapping[str, str] = {"Retry-After": "5"}
 
 
+class InsufficientStorage(ServiceError):
+    status, code = 507, "insufficient_storage"
+    hint = "Have the operator make room, or lower REDEEM_MIN_FREE_BYTES; what came of the upload is kept."
+    headers: Mapping[str, str] = {"Connection": "close"}
+
+
 UNAVAILABLE = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.TimeoutError)
 """What SQLAlchemy raises when the database is down, locked or out of connections."""
 
@@ -194,14 +251,17 @@ HINTS = {
 }
 
 
-def answer(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
-    body = problem.model_dump_json()
+def answer(
+    problem: Problem, headers: Mapping[str, str] | None = None, members: Mapping[str, int] | None = None
+) -> Response:
+    body = json.dumps(problem.model_dump(mode="json") | dict(members or {}), ensure_ascii=False)
     return Response(body, problem.status, dict(headers or {}), media_type="application/problem+json")
 
 
 def refuse(error: ServiceError, request: Request) -> Response:
     """The response that says why."""
     problem = Problem(
+        type=error.type,
         title=HTTPStatus(error.status).phrase,
         status=error.status,
         detail=str(error),
@@ -211,7 +271,7 @@ def refuse(error: ServiceError, request: Request) -> Response:
         request_id=request.state.request_id,
         errors=error.errors,
     )
-    return answer(problem, error.headers)
+    return answer(problem, error.headers, error.members)
 
 
 def install(app: FastAPI) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -9,15 +11,18 @@ MAX_JSON = 8 * 2**20
 """Bytes. Room for a target for each of several hundred thousand triggered images."""
 
 
+CONTENT = re.compile(r"/v1/uploads/[^/]+/content$")
+
+
 class LimitBody:
     """ASGI middleware: a body of more than MAX_JSON bytes is refused with 413 while it comes, its announced length
-    believed or not. Uploads (PUT) count for themselves, against a setting."""
+    believed or not. The content of uploads is counted where it is read, against a setting."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] == "PUT":
+        if scope["type"] != "http" or CONTENT.search(scope["path"]):
             await self.app(scope, receive, send)
             return
         received = 0

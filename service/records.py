@@ -73,17 +73,6 @@ def add(session: Session, row: Row) -> Row:
     return row
 
 
-def complete_upload(session: Session, upload: UUID, size: int, sha256: str) -> bool:
-    """Whether it was still open."""
-    row = session.scalar(
-        update(UploadRow)
-        .where(UploadRow.id == upload, UploadRow.state == UploadState.open)
-        .values(state=UploadState.complete, size=size, sha256=sha256)
-        .returning(UploadRow.id)
-    )
-    return row is not None
-
-
 # Jobs ------------------------------------------------------------------------------------------------------------
 
 

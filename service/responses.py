@@ -21,8 +21,8 @@ RAW = {"type": "string", "format": "binary"}
 RAW_BODY = {"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": RAW}}}}
 """`openapi_extra` of a route that takes a file as it is."""
 FILE: Responses = {
-    200: {"description": "The file", "content": {"*/*": {"schema": RAW}}},
-    206: {"description": "The part asked for", "content": {"*/*": {"schema": RAW}}},
+    200: {"description": "The file", "content": {"*/*": {}}},
+    206: {"description": "The part asked for", "content": {"*/*": {}}},
     304: {"description": "The client has it already"},
 }
 
@@ -55,7 +55,7 @@ def _refusal(errors: list[type[ServiceError]]) -> dict[str, Any]:
     examples = {
         error.code: {
             "value": {
-                "type": "about:blank",
+                "type": error.type,
                 "title": phrase,
                 "status": error.status,
                 "detail": "What happened, and what was expected.",

@@ -26,6 +26,17 @@ class Settings(BaseSettings):
     """obstore's options of that store, as JSON: endpoint, region and the like. Credentials may stand here; better are
     the store's own variables (AWS_…), or the machine's role."""
     max_upload_bytes: int = Field(4 * 2**30, gt=0)
+    upload_part_bytes: int = Field(64 * 2**20, gt=0)
+    """What a server that dies loses at most of an upload that is sent in parts."""
+    upload_expiry: timedelta = timedelta(hours=24)
+    """After how long without new bytes an unfinished upload is removed."""
+    uploads_per_key: int = Field(8, ge=1)
+    """How many uploads each key may send at once, to one process of the API."""
+    min_upload_rate: int = Field(64 * 2**10, ge=0)
+    """Bytes a second that a sender has to bring about, over `upload_patience`."""
+    upload_patience: timedelta = timedelta(seconds=30)
+    min_free_bytes: int = Field(2**30, ge=0)
+    """Uploads are refused rather than that the disk of the store has less left."""
     lease: timedelta = timedelta(seconds=30)
     """A worker that gave no heartbeat for this long is taken for dead, and its job is queued again."""
     heartbeat: timedelta = timedelta(seconds=5)

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import errno
 import hashlib
+import os
+import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import obstore
+from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
+from service.errors import InsufficientStorage
 from service.settings import Settings
 
 CHUNK = 2**20
+BLOCK = 5 * 2**20
+"""What is hashed and written at once. Larger ones need more memory, smaller ones more turns; object stores take no
+smaller pieces of a file."""
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -48,25 +58,62 @@ def blob_key(sha256: str) -> str:
     return f"blobs/{sha256[:2]}/{sha256}"
 
 
-def pending_key(upload: UUID) -> str:
-    """Where an upload's bytes lie until their hash is known: a new place for each attempt, so that two at once cannot
-    file one's bytes under the other's hash."""
-    return f"uploads/{upload}-{uuid4()}"
+def part_key(upload: UUID, part: UUID) -> str:
+    """Where bytes of an upload lie until all of them are there and their hash is known. Each attempt has a place of its
+    own, so that two at once cannot file one's bytes under the other's hash."""
+    return f"parts/{upload}/{part}"
 
 
-async def receive(store: ObjectStore, key: str, chunks: AsyncIterator[bytes]) -> Digest:
-    """Stream bytes to `key`, hashing them on the way; memory stays at a few chunks. A failing stream leaves nothing."""
+async def receive(store: ObjectStore, key: str, blocks: AsyncIterator[bytes]) -> Digest:
+    """Stream bytes to `key`, hashing them on the way: while a block is hashed in a thread, the one before it is written
+    and the one after it comes in. Memory stays at a few blocks. A failing stream leaves nothing."""
     digest, size = hashlib.sha256(), 0
 
     async def hashed() -> AsyncIterator[bytes]:
         nonlocal size
-        async for chunk in chunks:
-            digest.update(chunk)
-            size += len(chunk)
-            yield chunk
+        hashing: asyncio.Future[None] | None = None
+        async for block in blocks:
+            if hashing is not None:
+                await hashing
+            hashing = asyncio.ensure_future(asyncio.to_thread(digest.update, block))
+            size += len(block)
+            yield block
+        if hashing is not None:
+            await hashing
 
-    await obstore.put_async(store, key, hashed())
+    await write(store, key, hashed())
     return Digest(size, digest.hexdigest())
+
+
+async def write(store: ObjectStore, key: str, blocks: AsyncIterator[bytes]) -> None:
+    """Stream bytes to `key`, and be sure of them: once this has returned they outlive a crash of the machine. A failing
+    stream leaves nothing. Raises InsufficientStorage, and FileNotFoundError where `discard_parts` came in between."""
+    place = Path(str(store.prefix), key) if isinstance(store, LocalStore) else None
+    try:
+        await obstore.put_async(store, key, blocks, chunk_size=BLOCK, max_concurrency=2)
+    except (BaseError, OSError) as error:
+        if any(f"(os error {number})" in str(error) for number in NO_SPACE):
+            raise InsufficientStorage("The disk of the store is full.") from error
+        if place is not None and not place.parent.exists():  # obstore only says that the upload was aborted
+            raise FileNotFoundError(str(place.parent)) from error
+        raise
+    if place is not None:
+        await asyncio.to_thread(_sync, place)
+
+
+def _sync(path: Path) -> None:
+    for place in (path, path.parent):
+        descriptor = os.open(place, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+async def read(store: ObjectStore, key: str, size: int) -> AsyncIterator[bytes]:
+    """The bytes at `key`, in blocks."""
+    for start in range(0, size, BLOCK):
+        yield (await obstore.get_range_async(store, key, start=start, end=min(size, start + BLOCK))).to_bytes()
 
 
 async def file_under_hash(store: ObjectStore, pending: str, sha256: str) -> None:
@@ -74,9 +121,31 @@ async def file_under_hash(store: ObjectStore, pending: str, sha256: str) -> None
     await obstore.rename_async(store, pending, blob_key(sha256))
 
 
-async def discard(store: ObjectStore, pending: str) -> None:
+async def discard(store: ObjectStore, key: str) -> None:
     with contextlib.suppress(FileNotFoundError):
-        await obstore.delete_async(store, pending)
+        await obstore.delete_async(store, key)
+
+
+def discard_parts(store: ObjectStore, upload: UUID) -> None:
+    """Delete all that came of an upload and is not filed."""
+    prefix = f"parts/{upload}"
+    if isinstance(store, LocalStore):  # a process that was killed leaves files there that the store does not list
+        shutil.rmtree(Path(str(store.prefix), prefix), ignore_errors=True)
+        return
+    for listed in obstore.list(store, prefix):
+        obstore.delete(store, [entry["path"] for entry in listed])
+
+
+def with_parts(store: ObjectStore) -> list[UUID]:
+    """The uploads that have something under `parts/`."""
+    return [
+        UUID(prefix.rpartition("/")[2]) for prefix in obstore.list_with_delimiter(store, "parts")["common_prefixes"]
+    ]
+
+
+def free_bytes(store: ObjectStore) -> int | None:
+    """Room on the disk of the store; None where no disk of this machine is the limit."""
+    return shutil.disk_usage(str(store.prefix)).free if isinstance(store, LocalStore) else None
 
 
 async def open_range(store: ObjectStore, sha256: str, start: int, end: int) -> AsyncIterator[bytes]:

@@ -148,7 +148,22 @@ class UploadRow(Owned, Base):
     size: Mapped[int | None] = mapped_column(BigInteger)
     """Announced at first, measured once complete; likewise `sha256`."""
     sha256: Mapped[str | None] = mapped_column(String(64))
+    received: Mapped[int] = mapped_column(BigInteger, default=0)
+    """Bytes that are in the store, from the first one on and without gaps: never more than are durable there."""
+    received_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    """When bytes last came to stay."""
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+
+
+class UploadPartRow(Owned, Base):
+    """A piece of an unfinished upload, in the store under its id. The parts of an upload follow each other from byte 0
+    to `received`."""
+
+    __tablename__ = "upload_parts"
+    upload_id: Mapped[UUID] = mapped_column(ForeignKey("uploads.id"), primary_key=True)
+    start: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    size: Mapped[int] = mapped_column(BigInteger)
+    id: Mapped[UUID]
 
 
 class ModelRow(Owned, Base):

@@ -28,7 +28,8 @@ MAKERS: dict[str, Callable[[Service], str]] = {
     "jobs": lambda service: str(service.job()),
 }
 """How to make what `/v1/KIND/{id}` names."""
-CONTENT: dict[str, Any] = {}
+APPENDING = {"Content-Type": "application/partial-upload", "Upload-Offset": "0", "Upload-Complete": "?0"}
+CONTENT: dict[str, dict[str, Any]] = {"PATCH /v1/uploads/{id}/content": {"headers": APPENDING}}
 """What a route that names an object must be sent beside, as httpx takes it."""
 
 
@@ -61,7 +62,8 @@ def objects(service: Service) -> dict[str, str]:
 
 def send(service: Service, operation: Operation, id: str, headers: dict[str, str]) -> httpx.Response:
     url = service.url + operation.path.format_map({"id": id, "name": "report.json"})
-    return httpx.request(operation.method, url, headers=headers, **CONTENT.get(str(operation), {}))
+    beside = CONTENT.get(str(operation), {})
+    return httpx.request(operation.method, url, **beside | {"headers": beside.get("headers", {}) | headers})
 
 
 def expect(answer: httpx.Response, status: int, code: str) -> str:

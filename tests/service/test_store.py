@@ -40,7 +40,7 @@ async def chunks(content: bytes, cut: bool = False) -> AsyncIterator[bytes]:
 
 def test_a_stream_is_filed_under_its_hash_and_read_back(opened: ObjectStore, tmp_path: Path) -> None:
     async def through() -> bytes:
-        pending = store.pending_key(uuid4())
+        pending = store.part_key(uuid4(), uuid4())
         digest = await store.receive(opened, pending, chunks(CONTENT))
         assert (digest.size, digest.sha256) == (len(CONTENT), SHA256)
         await store.file_under_hash(opened, pending, SHA256)
@@ -54,7 +54,7 @@ def test_a_stream_is_filed_under_its_hash_and_read_back(opened: ObjectStore, tmp
 
 def test_a_stream_that_breaks_leaves_nothing(opened: ObjectStore) -> None:
     with pytest.raises(ConnectionResetError):
-        asyncio.run(store.receive(opened, store.pending_key(uuid4()), chunks(CONTENT, cut=True)))
+        asyncio.run(store.receive(opened, store.part_key(uuid4(), uuid4()), chunks(CONTENT, cut=True)))
     assert names(opened) == []
 
 
@@ -76,3 +76,20 @@ def test_altered_bytes_are_not_believed(opened: ObjectStore, tmp_path: Path) -> 
         store.get_bytes(opened, digest.sha256)
     with pytest.raises(store.CorruptBlob):
         store.download(opened, digest.sha256, tmp_path / "copy")
+
+
+def test_the_parts_of_an_upload_are_found_read_and_discarded_and_no_others(opened: ObjectStore) -> None:
+    upload, other, part = uuid4(), uuid4(), uuid4()
+    assert store.with_parts(opened) == []
+
+    async def through() -> bytes:
+        await store.write(opened, store.part_key(upload, part), chunks(CONTENT))
+        await store.write(opened, store.part_key(other, part), chunks(b"others"))
+        return b"".join([block async for block in store.read(opened, store.part_key(upload, part), len(CONTENT))])
+
+    assert asyncio.run(through()) == CONTENT
+    assert set(store.with_parts(opened)) == {upload, other}
+    store.discard_parts(opened, upload)
+    store.discard_parts(opened, upload)
+    assert store.with_parts(opened) == [other]
+    assert names(opened) == [store.part_key(other, part)]

@@ -29,7 +29,7 @@ def put(service: Service, upload: str, content: bytes | Iterator[bytes]) -> http
 
 
 def leftovers(service: Service) -> list[Path]:
-    return list(service.parts.settings.store.glob("uploads/*"))
+    return list(service.parts.settings.store.glob("parts/*/*"))
 
 
 def test_bytes_are_hashed_measured_and_filed(service: Service) -> None:
