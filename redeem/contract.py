@@ -202,6 +202,7 @@ class JobOptions(Request):
     ]
     policy: Policy = Policy()
     seed: Seed = 0
+    priority: Annotated[int, Field(ge=0, le=9, description="9 goes first, among the jobs of one tenant")] = 5
     labels: Tags = {}
 
 
@@ -235,6 +236,7 @@ class Job(Resource):
     detectors: list[MethodRequest]
     policy: Policy
     seed: int
+    priority: int
     labels: dict[str, str]
     timings: dict[str, float]
     """Seconds that each finished stage took."""

@@ -73,9 +73,11 @@ def reap(context: Context) -> None:
 
 
 def dispatch(context: Context, patience: timedelta = PATIENCE) -> None:
-    """Send what was never sent, then what was lost longer than `patience` ago. Raises BrokerUnavailable."""
+    """Send what was never sent, as far as there is room on the queue, then what was lost longer than `patience` ago.
+    Raises BrokerUnavailable."""
     with context.readers() as session:
-        jobs = records.never_sent(session)
+        room = context.settings.queue_ahead - records.sent(session)
+        jobs = records.never_sent(session, room) if room > 0 else []
         stale = bool(records.sent_before(session, patience, limit=1))
     for job in jobs:
         _send(context, job)

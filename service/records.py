@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, ScalarSelect, func, select, update
+from sqlalchemy import ColumnElement, ScalarSelect, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from redeem.contract import JobRequest, JobState, UploadKind, UploadState
@@ -85,6 +85,7 @@ def submit(session: Session, request: JobRequest) -> JobRow:
         detectors=[detector.model_dump(mode="json") for detector in request.detectors],
         policy=request.policy.model_dump(mode="json"),
         seed=request.seed,
+        priority=request.priority,
         labels=request.labels,
     )
     job = add(session, row)
@@ -173,10 +174,32 @@ def artifacts(session: Session, job: UUID) -> list[ArtifactRow]:
 # Dispatching -----------------------------------------------------------------------------------------------------
 
 
-def never_sent(session: Session) -> list[UUID]:
-    """Queued jobs whose id is not on the queue yet, oldest first."""
-    query = select(JobRow.id).where(JobRow.state == JobState.queued, JobRow.dispatched_at.is_(None))
-    return list(session.scalars(query.order_by(JobRow.id)))
+def never_sent(session: Session, limit: int) -> list[UUID]:
+    """Queued jobs whose id is not on the queue yet, the next ones first: each tenant's by priority and age, and the
+    tenants in turns, those first that have the fewest under way. A hundred jobs of one do not hold up another's."""
+    under_way = (
+        select(JobRow.tenant_id, func.count().label("jobs"))
+        .where(
+            or_(
+                JobRow.state == JobState.running,
+                and_(JobRow.state == JobState.queued, JobRow.dispatched_at.is_not(None)),
+            )
+        )
+        .group_by(JobRow.tenant_id)
+        .subquery()
+    )
+    place = func.row_number().over(partition_by=JobRow.tenant_id, order_by=(JobRow.priority.desc(), JobRow.id))
+    waiting = (
+        select(JobRow.id, JobRow.tenant_id, place.label("place"))
+        .where(JobRow.state == JobState.queued, JobRow.dispatched_at.is_(None))
+        .subquery()
+    )
+    query = (
+        select(waiting.c.id)
+        .outerjoin(under_way, under_way.c.tenant_id == waiting.c.tenant_id)
+        .order_by(func.coalesce(under_way.c.jobs, 0) + waiting.c.place, waiting.c.id)
+    )
+    return list(session.scalars(query.limit(limit)))
 
 
 def sent(session: Session) -> int:

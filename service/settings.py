@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     lease: timedelta = timedelta(seconds=30)
     """A worker that gave no heartbeat for this long is taken for dead, and its job is queued again."""
     heartbeat: timedelta = timedelta(seconds=5)
+    queue_ahead: int = Field(32, ge=1)
+    """So many jobs wait on the queue at most, first come, first served; the others wait in the database, where it is
+    decided fairly whose turn is next. Have it no smaller than the number of workers."""
     max_attempts: int = Field(3, ge=1)
     checkpoint: timedelta = timedelta(seconds=20)
     """At least so long between two checkpoints of a purification: each copies the weights three times and more."""

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Index,
     MetaData,
     PrimaryKeyConstraint,
+    SmallInteger,
     String,
     TypeDecorator,
     UniqueConstraint,
@@ -217,6 +218,7 @@ class JobRow(Owned, Base):
     detectors: Mapped[list[dict[str, Any]]] = mapped_column(Json)
     policy: Mapped[dict[str, Any]] = mapped_column(Json)
     seed: Mapped[int] = mapped_column(BigInteger)
+    priority: Mapped[int] = mapped_column(SmallInteger, default=5)
     labels: Mapped[dict[str, str]] = mapped_column(Json)
     timings: Mapped[dict[str, float]] = mapped_column(Json, default=dict)
 

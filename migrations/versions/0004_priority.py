@@ -1,0 +1,24 @@
+"""Jobs have a priority among those of their tenant
+
+Revision: 0004, after 0003
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("jobs", sa.Column("priority", sa.SmallInteger(), nullable=False, server_default="5"))
+    with op.batch_alter_table("jobs") as batch:
+        batch.alter_column("priority", server_default=None)
+
+
+def downgrade() -> None:
+    op.drop_column("jobs", "priority")
