@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 _SAVE_AGAIN = "Save the state dict again: `safetensors.torch.save_file(network.state_dict(), path)`."
+_EXPORT_AGAIN = "Export the network again, in evaluation mode, and compare hashes after copying the file."
+_EXPORT_PLAIN = "Export the plain classifier, in float32; or send its weights as safetensors."
 
 REFUSALS = {
     # A file of tensors: worker/stages/tensor_file.py
@@ -25,4 +27,23 @@ REFUSALS = {
     "safetensors_trailing_bytes": _SAVE_AGAIN,
     "safetensors_rejected": _SAVE_AGAIN,
     "weights_not_finite": "The network was saved after its training diverged, or the file is damaged: send another.",
+    # An ONNX file: worker/stages/onnx_file.py
+    "onnx_malformed": _EXPORT_AGAIN,
+    "onnx_invalid": _EXPORT_AGAIN,
+    "onnx_too_large": "Send a smaller network, or its weights as safetensors.",
+    "onnx_version": "Export for an opset from 11 to 23, as in torch.onnx.export(…, opset_version=18).",
+    "onnx_external_data": "Keep the weights in the file: torch.onnx.export(…, external_data=False).",
+    "onnx_custom_domain": _EXPORT_PLAIN,
+    "onnx_functions": "Inline them: onnx.inliner.inline_local_functions(model).",
+    "onnx_control_flow": "Export by tracing, so that branches and loops are decided for one input.",
+    "onnx_training_info": "Export for inference, without training information.",
+    "onnx_sparse_tensor": _EXPORT_PLAIN,
+    "onnx_unsupported_type": _EXPORT_PLAIN,
+    "onnx_not_finite": "The network was saved after its training diverged, or the file is damaged: send another.",
+    "onnx_name": "Name tensors with printable ASCII characters, at most 512.",
+    "onnx_duplicate_name": _EXPORT_AGAIN,
+    "onnx_undefined_input": _EXPORT_AGAIN,
+    "onnx_not_sorted": "Sort the graph: each node has to come after those that it reads, and there must be no cycle.",
+    "onnx_inputs": "Export a classifier with one float32 input (N, C, H, W) and one output (N, classes).",
+    "onnx_differs": "This is a fault of ours, please report it. Or send the weights as safetensors.",
 }

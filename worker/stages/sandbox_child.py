@@ -21,6 +21,7 @@ from worker.stages.errors import ReadingFailed, ReadingForbidden, ReadingTooLarg
 RESULT = "result.json"
 
 TASKS: dict[str, tuple[str, str]] = {
+    "flatten_onnx": ("worker.stages.onnx_file", "flatten_onnx"),
     "unpack_images": ("worker.stages.image_folder", "unpack_images"),
 }
 """What the child can do: a module, and a function (source, out, **arguments) in it that gives what JSON can say."""
