@@ -135,6 +135,19 @@ def lines_of_code(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return (function.end_lineno or 0) - function.lineno + 1 - told
 
 
+def test_the_migrations_are_one_line() -> None:
+    """Numbered without gaps, each after the one before: two that were written side by side are found here."""
+    files = sorted((ROOT / "migrations" / "versions").glob("*.py"))
+    numbers = [file.name[:4] for file in files]
+    assert numbers == [f"{number:04}" for number in range(1, len(files) + 1)]
+    for file, number, before in zip(files, numbers, [None, *numbers], strict=False):
+        written = {line for line in file.read_text().splitlines() if "revision = " in line}
+        assert written == {
+            f'revision = "{number}"',
+            f'down_revision = "{before}"' if before else "down_revision = None",
+        }
+
+
 def test_the_lock_names_no_package_index() -> None:
     lines = (ROOT / "requirements.lock").read_text().splitlines()
     assert [line for line in lines if "://" in line or "find-links" in line or "index-url" in line] == []
