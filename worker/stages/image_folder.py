@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from worker.stages.archive import Archive, Damaged, open_archive
 from worker.stages.decode import Undecodable, decode
 from worker.stages.errors import BundleNotUnderstood, BundleTooLarge, EmptyBundle, LabelOutOfRange, UndecodableImages
+from worker.stages.zip_directory import Rules
 
 TENSORS = "bundle.safetensors"
 CLASSES = "classes.json"
@@ -40,13 +41,13 @@ def unpack_images(
     sorted by their names in the zip (by code point, the whole path), so that a list of values per image means the same
     to everyone. `channels` is "RGB" or "L"; `limits` are fields of `Limits`.
 
-    Raises `EmptyBundle`, `UndecodableImages`, `BundleNotUnderstood`, `BundleTooLarge` or `LabelOutOfRange`, naming the
-    first files that it is about.
+    Raises `Refused`, and `EmptyBundle`, `UndecodableImages`, `BundleNotUnderstood`, `BundleTooLarge` or
+    `LabelOutOfRange`, naming the first files that it is about.
     """
     most = Limits(**limits)
-    with open_archive(source, max_members=most.files, max_bytes=most.total_bytes) as archive:
+    with open_archive(source, Rules(members=most.files, unpacked=most.total_bytes)) as archive:
         classes = _class_names(archive, num_classes)
-        names = [name for name in archive.names if not _is_litter(name)]
+        names = [name for name in archive.sizes if not _is_litter(name)]
         if not names:
             raise EmptyBundle("there are no files in the zip, or only hidden ones")
         labels = _labels(names, classes, num_classes)
@@ -102,7 +103,7 @@ def _is_litter(name: str) -> bool:
 
 
 def _class_names(archive: Archive, num_classes: int) -> list[str] | None:
-    found = [name for name in archive.names if PurePosixPath(name).name == CLASSES]
+    found = [name for name in archive.sizes if PurePosixPath(name).name == CLASSES]
     if not found:
         return None
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+_ZIP_AGAIN = "Make the zip file again, from the files themselves, with a common tool."
 _SAVE_AGAIN = "Save the state dict again: `safetensors.torch.save_file(network.state_dict(), path)`."
 _EXPORT_AGAIN = "Export the network again, in evaluation mode, and compare hashes after copying the file."
 _EXPORT_PLAIN = "Export the plain classifier, in float32; or send its weights as safetensors."
@@ -26,6 +27,23 @@ REFUSALS = {
     "safetensors_hole": _SAVE_AGAIN,
     "safetensors_trailing_bytes": _SAVE_AGAIN,
     "safetensors_rejected": _SAVE_AGAIN,
+    # A zip file: worker/stages/zip_directory.py
+    "zip_malformed": _ZIP_AGAIN,
+    "zip_trailing_bytes": _ZIP_AGAIN,
+    "zip_prefix": _ZIP_AGAIN,
+    "zip_too_many_members": "A few hundred to a few thousand images are enough: send fewer.",
+    "zip_contents_too_long": _ZIP_AGAIN,
+    "zip_too_large": "A few hundred to a few thousand images are enough: send fewer, or smaller ones.",
+    "zip_zip64": _ZIP_AGAIN,
+    "zip_mismatch": _ZIP_AGAIN,
+    "zip_overlap": _ZIP_AGAIN,
+    "zip_name": "Name the files inside by plain relative paths, as in 0/a.png.",
+    "zip_duplicate_name": "Give each file a name of its own.",
+    "zip_link": "Put the files themselves into the zip file, not links to them.",
+    "zip_encrypted": "Send the zip file without a password.",
+    "zip_method": "Store the files, or use the usual deflate.",
+    "zip_sizes": _ZIP_AGAIN,
+    "zip_ratio": "Send images as PNG, JPEG or WebP, which are compressed already, and store them in the zip.",
     "weights_not_finite": "The network was saved after its training diverged, or the file is damaged: send another.",
     # An ONNX file: worker/stages/onnx_file.py
     "onnx_malformed": _EXPORT_AGAIN,
