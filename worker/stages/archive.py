@@ -34,7 +34,7 @@ class Archive:
             raise BundleTooLarge(f"{name} unpacks to more than {most} bytes")
         try:
             with self._zip.open(name) as member:
-                content = member.read(most + 1)
+                content = member.read(self.sizes[name] + 1)
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError) as error:
             raise Damaged(str(error) or type(error).__name__) from error
         if len(content) != self.sizes[name]:
