@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -44,6 +45,7 @@ from redeem.contract import (
 from redeem.errors import RedeemError, ServerProblem, Unreachable
 from redeem.http import connect, new_idempotency_key, request, stream
 from redeem.transfer import Advance, ignore
+from redeem.webhooks import Webhook, WebhookRequest, WebhookSecret
 
 Answer = TypeVar("Answer", bound=BaseModel)
 LONG_POLL = 30.0  # seconds
@@ -99,6 +101,14 @@ class Client:
     def submit(self, job: JobRequest) -> Job:
         return self._create("/v1/jobs", job, Job)
 
+    def create_webhook(self, webhook: WebhookRequest) -> WebhookSecret:
+        """Have an endpoint told of the ends of jobs. Keep the secret: it is not told again."""
+        return self._create("/v1/webhooks", webhook, WebhookSecret)
+
+    def webhooks(self) -> Iterator[Webhook]:
+        """All endpoints, newest first."""
+        return self._pages("/v1/webhooks", Webhook)
+
     def _upload(self, path: Path, kind: UploadKind, advance: Advance) -> Upload:
         size, sha256 = transfer.digest(path)
         opening = UploadRequest(kind=kind, filename=path.name, size=size, sha256=sha256)
@@ -122,14 +132,7 @@ class Client:
 
     def jobs(self, limit: int = 50) -> Iterator[Job]:
         """Jobs, newest first, at most `limit` of them."""
-        cursor: str | None = None
-        while limit > 0:
-            query = {"limit": min(limit, 100)} | ({"cursor": cursor} if cursor else {})
-            page = Page[Job].model_validate(self._get("/v1/jobs", query))
-            yield from page.items[:limit]
-            limit, cursor = limit - len(page.items), page.next_cursor
-            if cursor is None:
-                return
+        return islice(self._pages("/v1/jobs", Job, min(limit, 100)), limit)
 
     def wait(self, job: UUID, timeout: float | None = None) -> Job:
         """Block until the job is at its end, or for `timeout` seconds; returns it as it is then. It survives a server
@@ -212,6 +215,16 @@ class Client:
                 "media_type_missing", f"This server gives no report as {media_type}.", "Take it as application/json."
             )
         return transfer.write(target, response.content)
+
+    def _pages(self, path: str, item: type[Answer], size: int = 100) -> Iterator[Answer]:
+        """Everything of a list, a page at a time."""
+        cursor: str | None = None
+        while True:
+            query = {"limit": size} | ({"cursor": cursor} if cursor else {})
+            page = Page[item].model_validate(self._get(path, query))  # type: ignore[valid-type]
+            yield from page.items
+            if (cursor := page.next_cursor) is None:
+                return
 
     def _get(self, path: str, query: dict[str, Any] | None = None) -> Any:
         return request(self._http, "GET", path, params=query).json()

@@ -210,6 +210,8 @@ class JobRequest(JobOptions):
     model: UUID
     clean: UUID
     triggered: UUID | None = None
+    webhook: UUID | None = None
+    """An endpoint that is told of this job's end, whatever else it is told of."""
 
 
 class JobError(Resource):
@@ -232,6 +234,7 @@ class Job(Resource):
     model: UUID
     clean: UUID
     triggered: UUID | None
+    webhook: UUID | None = None
     purifier: MethodRequest
     detectors: list[MethodRequest]
     policy: Policy

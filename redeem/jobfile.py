@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
+from uuid import UUID
 
 from pydantic import Field, ValidationError
 
@@ -75,8 +76,8 @@ def check_files(job: JobFile) -> None:
         raise BadInput("file_missing", f"There is no file {', '.join(missing)}.", "Check the paths of the job.")
 
 
-def send_job(client: Client, job: JobFile, advance: Advance = ignore) -> Job:
-    """Upload its files and submit it."""
+def send_job(client: Client, job: JobFile, advance: Advance = ignore, webhook: UUID | None = None) -> Job:
+    """Upload its files and submit it. `webhook` is told of its end."""
     model = client.upload_model(job.model.file, job.model.architecture, job.model.preprocessing, advance=advance)
     clean = client.upload_bundle(job.clean.file, BundleRole.clean, advance=advance)
     triggered = job.triggered and client.upload_bundle(
@@ -87,6 +88,7 @@ def send_job(client: Client, job: JobFile, advance: Advance = ignore) -> Job:
             model=model.id,
             clean=clean.id,
             triggered=triggered.id if triggered else None,
+            webhook=webhook,
             **job.model_dump(include=set(JobOptions.model_fields)),
         )
     )

@@ -29,9 +29,11 @@ from service.routes import (
     public_keys,
     reports,
     uploads,
+    webhooks,
 )
 from service.settings import Settings
 from service.store import open_store
+from service.webhooks import delivery
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -49,7 +51,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app)
     everywhere = refusals(Unauthorized, MissingScope, InvalidRequest, DatabaseUnavailable)
     v1 = APIRouter(prefix="/v1", responses=everywhere)
-    for route in (uploads, content, models, bundles, jobs, events, reports, downloads, catalogue, public_keys):
+    for route in (
+        uploads,
+        content,
+        models,
+        bundles,
+        jobs,
+        events,
+        reports,
+        downloads,
+        webhooks,
+        catalogue,
+        public_keys,
+    ):
         v1.include_router(route.router)
     app.include_router(v1)
     app.include_router(health.router)
@@ -62,15 +76,17 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     context = await run_in_threadpool(_open, app.state.settings)
     app.state.context = context
     stop = Event()
-    thread = Thread(target=dispatcher.run, args=(context, stop), name="dispatcher")
-    thread.start()
+    loops = [Thread(target=loop.run, args=(context, stop), name=loop.__name__) for loop in (dispatcher, delivery)]
+    for loop in loops:
+        loop.start()
     try:
         async with key_uses.noted(context.sessions, context.uses):
             yield
     finally:
         stop.set()
         context.wake.set()
-        await run_in_threadpool(thread.join)
+        for loop in loops:
+            await run_in_threadpool(loop.join)
         context.queue.close()
         context.engine.dispose()
 

@@ -14,6 +14,7 @@ ServiceError
 ├── MismatchingOffset      409  the bytes do not follow those that are there
 ├── KeyInUse               409  another request with the same Idempotency-Key is under way
 ├── JobFinished            409  the job ended and cannot be changed any more
+├── WebhookDisabled        409  the webhook gets nothing any more
 ├── JobNotFinished         409  the job has not made its files yet
 ├── TooLarge               413  more bytes than this server takes
 ├── WrongMediaType         415  the body is not of the type that is taken there
@@ -23,6 +24,7 @@ ServiceError
 │   ├── WrongKind               it names an upload or bundle of the wrong kind or role
 │   ├── UnknownMethod           it names a purifier or a detector that this server does not have
 │   ├── UnknownArchitecture     it names a paper/… network that this server does not have
+│   ├── WebhookForbidden        its URL leads where this server does not post to
 │   ├── KeyReused               the Idempotency-Key came with another request before
 │   ├── SizeMismatch            the bytes are not as many as announced
 │   ├── HashMismatch            the bytes do not have the announced hash
@@ -145,6 +147,11 @@ class JobFinished(ServiceError):
     hint = "Submit a new job."
 
 
+class WebhookDisabled(ServiceError):
+    status, code = 409, "webhook_disabled"
+    hint = "Mend the endpoint, then POST /v1/webhooks/{id}/enable."
+
+
 class JobNotFinished(ServiceError):
     status, code = 409, "job_not_finished"
     hint = "Wait with GET /v1/jobs/{id}?wait=30, or follow GET /v1/jobs/{id}/events."
@@ -189,6 +196,11 @@ class UnknownMethod(InvalidRequest):
 class UnknownArchitecture(InvalidRequest):
     code = "unknown_architecture"
     hint = "GET /v1/architectures lists what this server can load."
+
+
+class WebhookForbidden(InvalidRequest):
+    code = "webhook_forbidden"
+    hint = "Give an https URL with a public address, or have the operator allow its network by REDEEM_WEBHOOK_ALLOW."
 
 
 class KeyReused(InvalidRequest):

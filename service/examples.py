@@ -61,3 +61,10 @@ JOB: Examples = {
         }
     },
 }
+WEBHOOK: Examples = {
+    "every end": {"value": {"url": "https://ci.example.com/hooks/redeem"}},
+    "named by jobs": {
+        "summary": "Told only of jobs that name it",
+        "value": {"url": "https://ci.example.com/hooks/redeem", "events": []},
+    },
+}

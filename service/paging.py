@@ -17,12 +17,12 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from redeem.contract import Sha256
 from service.errors import InvalidRequest
-from service.tables import BundleRow, JobRow, ModelRow, UploadRow
+from service.tables import BundleRow, DeliveryRow, JobRow, ModelRow, UploadRow, WebhookRow
 
 SLACK = 10
 """Seconds by which an id and its `created_at` may differ."""
 
-Listed = type[UploadRow] | type[ModelRow] | type[BundleRow] | type[JobRow]
+Listed = type[UploadRow | ModelRow | BundleRow | JobRow | WebhookRow | DeliveryRow]
 
 
 def _utc(time: datetime) -> datetime:

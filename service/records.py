@@ -14,11 +14,19 @@ from redeem.contract import JobRequest, JobState, UploadKind, UploadState
 from service.clock import from_now
 from service.errors import JobFinished, JobNotFinished, NotFound, UnknownReference, UploadIncomplete, WrongKind
 from service.paging import Listing, created_between, make_cursor, read_cursor
-from service.tables import ArtifactRow, BundleRow, JobEventRow, JobRow, ModelRow, UploadRow
+from service.tables import ArtifactRow, BundleRow, DeliveryRow, JobEventRow, JobRow, ModelRow, UploadRow, WebhookRow
+from service.webhooks import outbox
 
-Row = TypeVar("Row", UploadRow, ModelRow, BundleRow, JobRow)
+Row = TypeVar("Row", UploadRow, ModelRow, BundleRow, JobRow, WebhookRow, DeliveryRow)
 
-NAMES = {UploadRow: "upload", ModelRow: "model", BundleRow: "bundle", JobRow: "job"}
+NAMES = {
+    UploadRow: "upload",
+    ModelRow: "model",
+    BundleRow: "bundle",
+    JobRow: "job",
+    WebhookRow: "webhook",
+    DeliveryRow: "delivery",
+}
 
 
 def find(session: Session, table: type[Row], id: UUID) -> Row:
@@ -87,6 +95,7 @@ def submit(session: Session, request: JobRequest) -> JobRow:
         seed=request.seed,
         priority=request.priority,
         labels=request.labels,
+        webhook_id=request.webhook,
     )
     job = add(session, row)
     add_event(session, job, "state")
@@ -105,12 +114,14 @@ def change(session: Session, job: UUID, *conditions: ColumnElement[bool], **valu
 
 
 def add_event(session: Session, job: JobRow, type: str) -> JobEventRow:
-    """Write the job's present state, stage and progress into its history. Call it in the transaction of the change,
-    after it: the changed row is locked then, and nobody else takes the same `seq`."""
+    """Write the job's present state, stage and progress into its history, and its end into the outbox. Call it in the
+    transaction of the change, after it: the changed row is locked then, and nobody else takes the same `seq`."""
     last = session.scalar(select(func.max(JobEventRow.seq)).where(JobEventRow.job_id == job.id)) or 0
     event = JobEventRow(job_id=job.id, seq=last + 1, type=type, state=job.state, stage=job.stage, progress=job.progress)
     session.add(event)
     session.flush()
+    if type == "state":
+        outbox.tell_of_end(session, job)
     return event
 
 

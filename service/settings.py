@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _networks(text: str) -> str:
+    """Networks separated by spaces, commas or both. Raises ValueError."""
+    networks = text.replace(",", " ").split()
+    return " ".join(str(ip_network(network)) for network in networks)
 
 
 class Settings(BaseSettings):
@@ -53,6 +62,9 @@ class Settings(BaseSettings):
     builder: str = "urn:redeem:server"
     """How provenance names this server: a URI that its readers know it by."""
 
+    webhook_allow: Annotated[str, AfterValidator(_networks)] = ""
+    """Networks (`10.0.0.0/8, fd00::/8`) that webhooks may reach though they are not public, and without TLS."""
+
     @property
     def signing_key_file(self) -> Path:
         return self.signing_key or self.data / "signing-key.pem"
@@ -69,3 +81,7 @@ class Settings(BaseSettings):
     def key_file(self) -> Path:
         """The key made at first start: readable by the owner alone, and what the CLI on this machine uses."""
         return self.data / "key"
+
+    @property
+    def webhook_networks(self) -> Sequence[IPv4Network | IPv6Network]:
+        return [ip_network(network) for network in self.webhook_allow.split()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
@@ -26,6 +27,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from redeem.contract import BundleRole, JobState, UploadKind, UploadState
+from redeem.webhooks import DeliveryState
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -59,7 +61,7 @@ def new_id() -> UUID:
     return uuid_utils.compat.uuid7()
 
 
-def one_of(column: str, values: type[UploadKind | UploadState | BundleRole | JobState]) -> CheckConstraint:
+def one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
     allowed = ", ".join(f"'{value}'" for value in values)
     return CheckConstraint(f"{column} IN ({allowed})", name=column)
 
@@ -141,7 +143,12 @@ class IdempotencyRow(Owned, Base):
 
 class UploadRow(Owned, Base):
     __tablename__ = "uploads"
-    __table_args__ = (one_of("kind", UploadKind), one_of("state", UploadState), Index(None, "tenant_id", "id"))
+    __table_args__ = (
+        one_of("kind", UploadKind),
+        one_of("state", UploadState),
+        Index(None, "tenant_id", "id"),
+        Index(None, "sha256"),
+    )
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
     kind: Mapped[str] = mapped_column(String(16))
     filename: Mapped[str] = mapped_column(String(255))
@@ -169,7 +176,7 @@ class UploadPartRow(Owned, Base):
 
 class ModelRow(Owned, Base):
     __tablename__ = "models"
-    __table_args__ = (Index(None, "tenant_id", "id"),)
+    __table_args__ = (Index(None, "tenant_id", "id"), Index(None, "upload_id"))
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
     upload_id: Mapped[UUID] = mapped_column(ForeignKey("uploads.id"))
     architecture: Mapped[dict[str, Any]] = mapped_column(Json)
@@ -181,7 +188,7 @@ class ModelRow(Owned, Base):
 
 class BundleRow(Owned, Base):
     __tablename__ = "bundles"
-    __table_args__ = (one_of("role", BundleRole), Index(None, "tenant_id", "id"))
+    __table_args__ = (one_of("role", BundleRole), Index(None, "tenant_id", "id"), Index(None, "upload_id"))
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
     upload_id: Mapped[UUID] = mapped_column(ForeignKey("uploads.id"))
     role: Mapped[str] = mapped_column(String(16))
@@ -200,6 +207,9 @@ class JobRow(Owned, Base):
         Index(None, "state", "lease_expires_at"),
         Index(None, "tenant_id", "id"),  # a tenant's page of jobs, and of jobs in one state
         Index(None, "tenant_id", "state", "id"),
+        Index(None, "tenant_id", "verdict", "id"),
+        Index(None, "model_id"),
+        Index(None, "webhook_id"),
     )
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
     state: Mapped[str] = mapped_column(String(16), default=JobState.queued)
@@ -221,6 +231,7 @@ class JobRow(Owned, Base):
     priority: Mapped[int] = mapped_column(SmallInteger, default=5)
     labels: Mapped[dict[str, str]] = mapped_column(Json)
     timings: Mapped[dict[str, float]] = mapped_column(Json, default=dict)
+    webhook_id: Mapped[UUID | None] = mapped_column(ForeignKey("webhooks.id", ondelete="SET NULL"))
 
     attempts: Mapped[int] = mapped_column(default=0)
     """How often it was claimed."""
@@ -253,11 +264,52 @@ class ArtifactRow(OfJob, Base):
     job skip what is done; the others are for the client."""
 
     __tablename__ = "artifacts"
-    __table_args__ = (UniqueConstraint("job_id", "name"),)
+    __table_args__ = (UniqueConstraint("job_id", "name"), Index(None, "sha256"))
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(100))
     media_type: Mapped[str] = mapped_column(String(100))
     size: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(String(64))
     internal: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+
+
+class WebhookRow(Owned, Base):
+    """An endpoint that is told of the ends of jobs. Signing needs the secret itself, so it is kept as it is."""
+
+    __tablename__ = "webhooks"
+    __table_args__ = (Index(None, "tenant_id", "id"),)
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    url: Mapped[str] = mapped_column(String(2048))
+    events: Mapped[list[str]] = mapped_column(Json)
+    secret: Mapped[str] = mapped_column(String(100))
+    former_secret: Mapped[str | None] = mapped_column(String(100))
+    """Signs as well until `former_until`."""
+    former_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    disabled_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+
+
+class DeliveryRow(Owned, Base):
+    """The outbox: written in the transaction of what it tells. `next_attempt_at` is its lease as well: whoever takes it
+    moves that on before trying."""
+
+    __tablename__ = "deliveries"
+    __table_args__ = (
+        one_of("state", DeliveryState),
+        Index(None, "webhook_id", "id"),
+        Index(None, "state", "next_attempt_at"),
+    )
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    webhook_id: Mapped[UUID] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
+    job_id: Mapped[UUID | None]
+    """No foreign key: what was told of a job may outlive it."""
+    type: Mapped[str] = mapped_column(String(32))
+    body: Mapped[str]
+    """The very bytes of every attempt."""
+    state: Mapped[str] = mapped_column(String(16), default=DeliveryState.pending)
+    tries: Mapped[int] = mapped_column(default=0)
+    """How often it was tried since it was last asked for."""
+    log: Mapped[list[dict[str, Any]]] = mapped_column(Json, default=list)
+    next_attempt_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)

@@ -43,7 +43,7 @@ from service.idempotency import IdempotencyKey, once
 from service.paging import Labels, Listing, labelled, link_next
 from service.responses import CREATING, refusals
 from service.scopes import JOBS_WRITE, READ
-from service.tables import BundleRow, JobRow, ModelRow
+from service.tables import BundleRow, JobRow, ModelRow, WebhookRow
 
 router = APIRouter(tags=["jobs"])
 
@@ -83,6 +83,8 @@ def create_job(
         _check_bundle(session, request.clean, BundleRole.clean)
         if request.triggered is not None:
             _check_bundle(session, request.triggered, BundleRole.triggered)
+        if request.webhook is not None:
+            records.referenced(session, WebhookRow, request.webhook)
         job = resource(once(session, idempotency_key, request, JobRow, lambda: records.submit(session, resolved)))
     here.wake.set()
     response.headers["Location"] = f"/v1/jobs/{job.id}"
@@ -150,7 +152,14 @@ def resource(row: JobRow) -> Job:
     if row.error_code is not None:
         error = JobError(code=row.error_code, detail=row.error_detail or "", hint=row.error_hint or "")
     fields = {name: getattr(row, name) for name in Job.model_fields if hasattr(row, name)}
-    return Job(**fields, model=row.model_id, clean=row.clean_id, triggered=row.triggered_id, error=error)
+    return Job(
+        **fields,
+        model=row.model_id,
+        clean=row.clean_id,
+        triggered=row.triggered_id,
+        webhook=row.webhook_id,
+        error=error,
+    )
 
 
 def _read(here: Context, id: UUID) -> Job:

@@ -26,6 +26,7 @@ MAKERS: dict[str, Callable[[Service], str]] = {
     "models": Service.model,
     "bundles": Service.bundle,
     "jobs": lambda service: str(service.job()),
+    "webhooks": lambda service: str(service.post("/v1/webhooks", {"url": "https://example.com/"}, 201)["id"]),
 }
 """How to make what `/v1/KIND/{id}` names."""
 APPENDING = {"Content-Type": "application/partial-upload", "Upload-Offset": "0", "Upload-Complete": "?0"}
@@ -61,7 +62,7 @@ def objects(service: Service) -> dict[str, str]:
 
 
 def send(service: Service, operation: Operation, id: str, headers: dict[str, str]) -> httpx.Response:
-    url = service.url + operation.path.format_map({"id": id, "name": "report.json"})
+    url = service.url + operation.path.format_map({"id": id, "name": "report.json", "delivery": id})
     beside = CONTENT.get(str(operation), {})
     return httpx.request(operation.method, url, **beside | {"headers": beside.get("headers", {}) | headers})
 

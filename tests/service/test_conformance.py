@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from redeem.contract import Outcome
+from service.settings import Settings
+from service.tables import now
+from service.webhooks import sending
 from tests.redeem.conftest import make_report
-from tests.service.running import Service
+from tests.service.running import Service, serving
 
 BINARIES = Path(sys.executable).parent
 
@@ -28,9 +32,19 @@ enabled = false
 OPERATION = """
 [[operations]]
 include-path-regex = "^/v1/{collection}/{{id}}{rest}$"
+exclude-method = "DELETE"
 # Nobody works here, so nothing is worth waiting for.
 parameters = {{ "path.id" = "{id}", "query.wait" = 0 }}
 """
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One that posts no webhooks: there are many addresses in what is tried."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sending, "post", lambda *_: sending.Answer(status=204))
+        with serving(Settings(data=tmp_path_factory.mktemp("data"))) as running:
+            yield running
 
 
 @pytest.mark.parametrize(
@@ -56,11 +70,12 @@ def existing(service: Service) -> str:
     done = service.job()
     service.artifact(done, "purified.safetensors", b"weights")
     service.artifact(done, "report.json", make_report(done, Outcome.passed).model_dump_json().encode())
-    service.change(done, state="succeeded", verdict="pass")
+    service.change(done, state="succeeded", verdict="pass", finished_at=now())
     ids = [
         ("uploads", "", service.upload("model")),
         ("models", "", service.model()),
         ("bundles", "", service.bundle()),
+        ("webhooks", ".*", service.post("/v1/webhooks", {"url": "https://example.com/"}, 201)["id"]),
         ("jobs", "/(report|weights|artifacts|events)", str(done)),
         ("jobs", "(|/cancel|/retry)", str(service.job())),
     ]

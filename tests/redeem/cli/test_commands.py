@@ -168,3 +168,20 @@ def test_doctor_finds_what_is_wrong_and_how_to_mend_it(run: Run, tmp_path: Path)
     (folder,) = [check for check in json.loads(out) if check["name"] == "data folder"]
     assert (code, folder["state"]) == (2, "bad")
     assert folder["mend"]
+
+
+def test_a_job_may_name_who_is_told_of_its_end(run: Run, files: Path, client: Client) -> None:
+    url = "https://ci.example.com/hooks/redeem"
+    jobs, said = [], []
+    for _ in range(2):
+        code, out, err = run("submit", files / "job.json", "--webhook", url)
+        assert code == 0
+        jobs.append(client.get(UUID(out.strip())))
+        said.append("whsec_" in err)
+    (known,) = [webhook for webhook in client.webhooks() if webhook.url == url]
+    assert [job.webhook for job in jobs] == [known.id, known.id]  # the second time it is known
+    assert said == [True, False]
+    assert known.events == []
+    assert run("submit", files / "job.json", "--webhook", "ci.example.com")[0] == 2
+    code, _, err = run("submit", files / "job.json", "--webhook", "https://127.0.0.1/", "--json")
+    assert (code, json.loads(err.splitlines()[-1])["code"]) == (2, "webhook_forbidden")
