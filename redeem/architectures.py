@@ -4,7 +4,14 @@ from __future__ import annotations
 
 WIDTH = "channels of the first stage (default {}); told by the weights' shapes, and checked where it is given"
 
+ONNX = "onnx"
+"""An upload that is a graph, whatever its architecture."""
+
+PURIFIED_GRAPH = "purified.onnx"
+"""What a job makes of it, besides the weights alone."""
+
 ARCHITECTURES: dict[str, dict[str, str]] = {
+    ONNX: {},
     "paper/lenet5": {},
     "paper/resnet18": {"width": WIDTH.format(64)},
     "paper/resnet50": {"width": WIDTH.format(64)},

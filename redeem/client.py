@@ -23,6 +23,7 @@ import httpx
 from pydantic import BaseModel, TypeAdapter
 
 from redeem import transfer
+from redeem.architectures import PURIFIED_GRAPH
 from redeem.attestation import PROVENANCE, PublicKeys
 from redeem.contract import (
     Architecture,
@@ -191,8 +192,10 @@ class Client:
         return TypeAdapter(list[Artifact]).validate_python(self._get(f"/v1/jobs/{job}/artifacts"))
 
     def download_weights(self, job: UUID, target: Path, advance: Advance = ignore) -> Path:
-        """The purified weights. `target` appears whole and with the right hash, or not at all."""
-        return transfer.receive(self._http, f"/v1/jobs/{job}/weights", target, advance=advance)
+        """The purified weights; where `target` ends in `.onnx`, the purified graph of a suspect that came as one.
+        `target` appears whole and with the right hash, or not at all."""
+        what = f"artifacts/{PURIFIED_GRAPH}" if target.suffix == ".onnx" else "weights"
+        return transfer.receive(self._http, f"/v1/jobs/{job}/{what}", target, advance=advance)
 
     def download_provenance(self, job: UUID, target: Path) -> Path:
         """What the server attests of the job, signed: `redeem.verification` checks it."""

@@ -62,9 +62,10 @@ class Upload(Resource):
 
 class Architecture(Request):
     """The network that the weights belong to. What the weights' shapes tell (`num_classes`, `in_channels`, a width)
-    may be left out, and is checked where it is given."""
+    may be left out, and is checked where it is given. The name `onnx`: the upload
+    is an ONNX file, and says all of it."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^(paper|torchvision|timm)/[A-Za-z0-9_.]+$", max_length=100)]
+    name: Annotated[str, StringConstraints(pattern=r"^((paper|torchvision|timm)/[A-Za-z0-9_.]+|onnx)$", max_length=100)]
     num_classes: Annotated[int, Field(ge=2, le=100_000)] | None = None
     in_channels: Literal[1, 3] | None = None
     options: dict[str, int | float | bool | str] = {}

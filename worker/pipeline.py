@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
@@ -12,6 +13,7 @@ import structlog
 import torch
 from obstore.store import ObjectStore
 from sqlalchemy.exc import OperationalError
+from torch import Tensor
 
 from redeem.assessment import Assessment
 from redeem.contract import (
@@ -57,8 +59,9 @@ from worker.stages.flags import flags
 from worker.stages.judge import judge
 from worker.stages.kept import Kept, read_kept, write_kept
 from worker.stages.load import Inputs, load, rebuilt
+from worker.stages.onnx_suspect import purified_onnx
 from worker.stages.pictures import pictures
-from worker.stages.publish import publish_files, publish_report
+from worker.stages.publish import publish_files, publish_onnx, publish_report
 from worker.stages.purify import purify
 
 log = structlog.get_logger()
@@ -174,11 +177,22 @@ def sanitize(lease: Lease, store: ObjectStore, folder: Path) -> None:
             "seed": wanted.seed,
             "redeem": version("redeem"),
         }
-        artifacts = publish_files(store, folder, purified.tensors, metadata, drawn)
+        weights, graph = _as_the_suspect_came(inputs, purified.tensors)
+        artifacts = publish_files(store, folder, weights, metadata, drawn)
+        if graph is not None:
+            artifacts.append(publish_onnx(store, graph))
         report = _report(lease, wanted, inputs, before, after, purified, verdict)
         report.artifacts = artifacts
         artifacts = [*artifacts, publish_report(store, report)]
     succeed(lease, verdict.outcome, artifacts)
+
+
+def _as_the_suspect_came(inputs: Inputs, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], bytes | None]:
+    """The purified weights under the names that the upload has for them; and the upload with them in it, if it is a
+    graph."""
+    if inputs.onnx is None:
+        return state, None
+    return purified_onnx(inputs.onnx, state, rebuilt(inputs, state), inputs.clean.held_out)
 
 
 def _once(lease: Lease, store: ObjectStore, name: Stage, compute: Callable[[], Kept]) -> Kept:
@@ -212,6 +226,7 @@ def _report(
     verdict: Verdict,
 ) -> Report:
     loaded, clean = inputs.loaded, inputs.clean
+    noted = [dataclasses.asdict(note) for note in inputs.onnx.converted.notes] if inputs.onnx else []
     return Report(
         job=lease.job,
         suspect=SuspectSummary(
@@ -243,7 +258,7 @@ def _report(
         ),
         before=before,
         after=after,
-        flags=[*flags(before, after), *(Flag.model_validate(note) for note in purified.facts["notes"])],
+        flags=[*flags(before, after), *(Flag.model_validate(note) for note in [*noted, *purified.facts["notes"]])],
         verdict=verdict,
         artifacts=[],
         environment=environment(inputs.clean.train.pixels.device, version("redeem")),

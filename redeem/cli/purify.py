@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from redeem.architectures import ONNX, PURIFIED_GRAPH
 from redeem.cli.connection import AsJson, Server
 from redeem.cli.output import exit_code, print_json, print_report
 from redeem.cli.run import client_for_one_run, run_job
@@ -18,7 +19,9 @@ from redeem.jobfile import CleanFile, JobFile, ModelFile, TriggeredFile, check_f
 
 def purify(
     suspect: Annotated[Path, typer.Argument(help="The weights to purify.")],
-    architecture: Annotated[str, typer.Option(help="Its network, like paper/resnet18 or timm/resnet50.")],
+    architecture: Annotated[
+        str, typer.Option(help="Its network, like paper/resnet18 or timm/resnet50; onnx for an ONNX file.")
+    ],
     clean: Annotated[Path, typer.Option(help="Clean images: a zip with one folder a class, or a safetensors file.")],
     classes: Annotated[
         int | None, typer.Option(min=2, help="Number of classes; by default what the weights say.")
@@ -40,7 +43,10 @@ def purify(
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="Of the purifier, as in beta=300; may be repeated.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same inputs, options and seed: same weights.")] = 0,
-    out: Annotated[Path, typer.Option("--out", help="The purified weights.")] = Path("purified.safetensors"),
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="The purified weights; by default purified.safetensors, or purified.onnx."),
+    ] = None,
     report: Annotated[Path, typer.Option("--report", help="The report, as JSON.")] = Path("report.json"),
     html: Annotated[Path | None, typer.Option("--html", help="The report, as HTML.")] = None,
     server: Server = None,
@@ -70,6 +76,7 @@ def purify(
             "; ".join(f"{e['loc'][-1] if e['loc'] else ''}: {e['msg']}" for e in error.errors())
         ) from error
     check_files(job)
+    out = out or Path(PURIFIED_GRAPH if architecture == ONNX else "purified.safetensors")
     with client_for_one_run(server) as client:
         ended = run_job(client, job)
         client.download_weights(ended.id, out)

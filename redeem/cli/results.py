@@ -13,7 +13,9 @@ from redeem.cli.output import out, print_json, print_report
 
 def download(
     job: JobId,
-    to: Annotated[Path, typer.Option("--out", help="File for the purified weights.")] = Path("purified.safetensors"),
+    to: Annotated[
+        Path, typer.Option("--out", help="File for the purified weights; one in .onnx gets the purified graph.")
+    ] = Path("purified.safetensors"),
     provenance: Annotated[Path | None, typer.Option(help="Also write there what the server attests, signed.")] = None,
     server: Server = None,
     as_json: AsJson = False,

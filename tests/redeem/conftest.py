@@ -117,6 +117,7 @@ def complete(data: Path) -> Iterator[Complete]:
         report = make_report(job, verdict or Outcome.inconclusive).model_dump_json().encode()
         contents = {
             ("purified.safetensors", "application/octet-stream"): WEIGHTS,
+            ("purified.onnx", "application/octet-stream"): b"graph",
             ("report.json", "application/json"): report,
             ("report.html", "text/html; charset=utf-8"): b"<html></html>",
             ("trigger.svg", "image/svg+xml"): b"<svg/>",

@@ -135,6 +135,7 @@ def test_downloads_are_whole_and_checked(client: Client, finish: Any, tmp_path: 
     weights = client.download_weights(job.id, tmp_path / "deep" / "purified.safetensors", steps.append)
     artifacts = {artifact.name: artifact for artifact in client.artifacts(job.id)}
     assert weights.stat().st_size == artifacts["purified.safetensors"].size == sum(steps)
+    assert client.download_weights(job.id, tmp_path / "purified.onnx").read_bytes() == b"graph"
     picture = client.download(job.id, artifacts["trigger.svg"], tmp_path / "trigger.svg")
     assert picture.read_bytes() == b"<svg/>"
     assert client.report(job.id).before.mpa == 0.8125

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from redeem.architectures import ONNX
 from redeem.contract import Architecture, Preprocessing
 from worker.algorithms import architectures
 from worker.algorithms.architectures import Loaded
@@ -18,6 +19,7 @@ from worker.algorithms.errors import UnusableImages
 from worker.stages.bundle import read_bundle
 from worker.stages.errors import BundleTooSmall, LabelOutOfRange, TargetsMismatch, UnfitPreprocessing
 from worker.stages.fetch import Files
+from worker.stages.onnx_suspect import OnnxSuspect, check_same, load_onnx
 from worker.stages.weights import read_weights
 
 FRACTIONS = (0.7, 0.1, 0.2)  # of the clean bundle: to train on, held out for choices, for the MPA of the report
@@ -49,6 +51,8 @@ class Inputs:
     suspect: Classifier
     clean: CleanParts
     triggered: Triggered | None
+    onnx: OnnxSuspect | None = None
+    """Where the suspect came as an ONNX file."""
 
 
 def load(
@@ -61,17 +65,25 @@ def load(
     device: torch.device,
 ) -> Inputs:
     """Read and check the three files. Raises StageError or AlgorithmError, with a code, for whatever does not fit."""
-    weights = read_weights(files.weights)
-    loaded = architectures.load(wanted.name, wanted.num_classes, wanted.in_channels, wanted.options, weights)
+    loaded, onnx = _network(files.weights, wanted, preprocessing)
     suspect = Classifier(loaded.network, preprocessing.mean, preprocessing.std).eval()
     _check_preprocessing(suspect, loaded, preprocessing)
     suspect.to(device)
     clean = split_clean(_images(files.clean, preprocessing, loaded.num_classes), seed, device)
+    if onnx is not None:
+        check_same(onnx, onnx.read.content, suspect, clean.held_out)
     triggered = None
     if files.triggered is not None and target is not None:
         images = _images(files.triggered, preprocessing, loaded.num_classes)
         triggered = Triggered(images.to(device), _targets(target, len(images), loaded.num_classes).to(device))
-    return Inputs(loaded, suspect, clean, triggered)
+    return Inputs(loaded, suspect, clean, triggered, onnx)
+
+
+def _network(path: Path, wanted: Architecture, preprocessing: Preprocessing) -> tuple[Loaded, OnnxSuspect | None]:
+    if wanted.name == ONNX:
+        return load_onnx(path, wanted, preprocessing.size)
+    weights = read_weights(path)
+    return architectures.load(wanted.name, wanted.num_classes, wanted.in_channels, wanted.options, weights), None
 
 
 def rebuilt(inputs: Inputs, state: dict[str, Tensor]) -> Classifier:

@@ -8,6 +8,7 @@ from typing import Any
 from obstore.store import ObjectStore
 from torch import Tensor
 
+from redeem.architectures import PURIFIED_GRAPH
 from redeem.contract import Artifact, Report
 from worker.stages.artifact import store_artifact
 from worker.stages.drawing import Picture
@@ -22,6 +23,11 @@ def publish_files(
     write_weights(path, weights, metadata)
     artifacts = [store_artifact(store, path.name, "application/octet-stream", path.read_bytes())]
     return artifacts + [store_artifact(store, *picture) for picture in pictures]
+
+
+def publish_onnx(store: ObjectStore, content: bytes) -> Artifact:
+    """The purified graph, where the suspect came as one."""
+    return store_artifact(store, PURIFIED_GRAPH, "application/octet-stream", content)
 
 
 def publish_report(store: ObjectStore, report: Report) -> Artifact:

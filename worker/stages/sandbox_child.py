@@ -22,6 +22,7 @@ RESULT = "result.json"
 
 TASKS: dict[str, tuple[str, str]] = {
     "flatten_onnx": ("worker.stages.onnx_file", "flatten_onnx"),
+    "run_onnx": ("worker.stages.onnx_run", "run_onnx"),
     "unpack_images": ("worker.stages.image_folder", "unpack_images"),
 }
 """What the child can do: a module, and a function (source, out, **arguments) in it that gives what JSON can say."""

@@ -22,7 +22,7 @@ FORMATS = {
     b"GGUF": "a GGUF file",
     b"\x93NUMPY": "a NumPy array",
     b"\x1f\x8b": "a gzip archive",
-    b"\x08": "probably an ONNX model",
+    b"\x08": "probably an ONNX model, whose architecture is called onnx",
 }
 
 

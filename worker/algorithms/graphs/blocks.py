@@ -96,16 +96,22 @@ def _segments(steps: Sequence[Step], source: str) -> list[list[Step]]:
 
 
 def _joined(segments: list[list[Step]]) -> list[list[Step]]:
-    """Layers after the last block of a resolution go with what makes the map smaller."""
+    """Layers after the last block of a resolution go with what makes the map smaller. In a network with blocks, so does
+    the last of several layers at a resolution that has none."""
+    if not any(_weights(segment) > 1 for segment in segments):
+        return segments
     joined: list[list[Step]] = []
-    has_block, place = False, 0
+    has_block, layers, place = False, 0, 0
     while place < len(segments):
         segment = segments[place]
-        if has_block and _weights(segment) == 1 and (end := _end_of_level(segments, place)):
+        end = _end_of_level(segments, place) if _weights(segment) == 1 else None
+        if end is not None and (has_block or (layers and not any(map(_weights, segments[place + 1 : end - 1])))):
             segment = [step for each in segments[place:end] for step in each]
             place = end - 1
-        shrinks = bool(joined) and _is_smaller(segment, joined[-1])
-        has_block = _weights(segment) > 1 or (has_block and not shrinks)
+        if joined and _is_smaller(segment, joined[-1]):
+            has_block, layers = False, 0
+        has_block |= _weights(segment) > 1
+        layers += _weights(segment) > 0
         joined.append(segment)
         place += 1
     return joined

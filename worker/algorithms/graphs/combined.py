@@ -44,8 +44,8 @@ def combined(node: Node, inputs: Sequence[Value | None], *, trained: bool) -> La
         tensor = settled(node, _one_of_a_batch(node, value))
         assert tensor is not None  # noqa: S101 - it is there
         is_weight = trained and node.op in LEARNT and value.tensor is not None and tensor.numel() > 1
-        tensor = tensor.clone(memory_format=torch.contiguous_format)
         if is_weight and tensor.dtype == torch.float32 and value.tensor is not None:
+            tensor = tensor.clone(memory_format=torch.contiguous_format)
             module.register_parameter(f"constant{position}", nn.Parameter(tensor))
             held.append(Held(f"constant{position}", value.tensor, place, value.permutation))
         else:

@@ -33,6 +33,7 @@ from worker.algorithms.trace import has_weights
 BATCHES = (2, 3)
 MOST_VALUES = 2**25  # of one value for one image
 MOST_VALUES_TOGETHER = 2**29  # of all values for one image
+MOST_CONSTANTS_TOGETHER = 2**26
 MOST_AXES = 8
 
 
@@ -62,6 +63,7 @@ class _Walk:
     trained: dict[str, tuple[object, Tensor]] = field(default_factory=dict)
     has_weights: bool = False
     total: int = 0
+    constants: int = 0
 
 
 def convert(graph: Graph, size: tuple[int, int]) -> Converted:
@@ -158,6 +160,7 @@ def _work_out(walk: _Walk, node: Node, inputs: Sequence[Value | None]) -> None:
         fold(node, [None if value is None else value.at[place] for value in inputs])
         for place in range(len(_input(walk).at))
     ]
+    _count_constants(walk, node, inputs, results)
     for place, name in enumerate(node.outputs):
         if name:
             walk.values[name] = Known(tuple(each[place] for each in results))
@@ -168,6 +171,16 @@ def _work_out(walk: _Walk, node: Node, inputs: Sequence[Value | None]) -> None:
         walk.values[node.outputs[0]] = Known(known.at, first.tensor, tuple(int(axis) for axis in order))
     else:
         _read_as_constants(walk, inputs)
+
+
+def _count_constants(
+    walk: _Walk, node: Node, inputs: Sequence[Value | None], results: Sequence[Sequence[Tensor]]
+) -> None:
+    """Views of what is there already take no memory."""
+    there = {each.data_ptr() for value in inputs if value is not None for each in value.at if each.device.type == "cpu"}
+    walk.constants += sum(each.numel() for made in results for each in made if each.data_ptr() not in there)
+    if walk.constants > MOST_CONSTANTS_TOGETHER:
+        raise GraphTooLarge(f"{node} and those before it make more than {MOST_CONSTANTS_TOGETHER} constants")
 
 
 def _is_for_each_image(walk: _Walk, node: Node, value: Known, others: Sequence[Value | None]) -> bool:

@@ -156,7 +156,7 @@ def test_nothing_but_the_weights_changes_in_the_file() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, KEEP_BATCH_NORMS], ids=["folded", "kept"])
-@pytest.mark.parametrize(("build", "size"), [(resnet, 32), (densenet, 64), (shufflenet, 64)])
+@pytest.mark.parametrize(("build", "size"), [(resnet, 32), (densenet, 64), (shufflenet, 64), (mobilenet, 64)])
 def test_attention_is_read_where_it_is_in_the_network_as_written(
     build: Callable[[], nn.Module], size: int, options: dict[str, object]
 ) -> None:
@@ -245,6 +245,14 @@ def test_a_normalisation_inside_is_not_trained() -> None:
             "Expand",
         ),
         (
+            [
+                *(helper.make_node("ConstantOfShape", ["large"], [f"large{number}"]) for number in range(17)),
+                helper.make_node("Relu", ["images"], ["features"]),
+            ],
+            "onnx_graph_too_large",
+            "those before it",
+        ),
+        (
             [helper.make_node("Pad", ["images", "pads"], ["features"])] * 1,
             "onnx_graph_too_large",
             "Pad",
@@ -263,6 +271,7 @@ def test_a_normalisation_inside_is_not_trained() -> None:
 )
 def test_what_cannot_be_is_refused_by_name(nodes: list[onnx.NodeProto], code: str, says: str) -> None:
     tensors = {
+        "large": torch.tensor([2**11, 2**11]),
         "huge": torch.tensor([2**40, 4, 192]),
         "sizes": torch.tensor([1, 1, 1, 1]),
         "pads": torch.tensor([0, 0, 1024, 1024, 0, 1024, 1024, 1024]),
