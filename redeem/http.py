@@ -38,9 +38,9 @@ def new_idempotency_key() -> str:
     return str(uuid.uuid4())
 
 
-def pauses() -> Iterator[float]:
+def pauses(attempts: int = ATTEMPTS) -> Iterator[float]:
     """Seconds to wait before each repetition: doubling, with jitter, ending when it is time to give up."""
-    for attempt in range(ATTEMPTS - 1):
+    for attempt in range(attempts - 1):
         yield min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt) * random.uniform(0.5, 1.5)  # noqa: S311  no secret
 
 

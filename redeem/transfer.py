@@ -14,10 +14,15 @@ from pathlib import Path
 
 import httpx
 
-from redeem.errors import BadInput, Corrupt
-from redeem.http import pauses, request, stream, unreachable
+from redeem.errors import BadInput, Corrupt, RedeemError, ServerProblem, Unreachable
+from redeem.http import BUSY, pauses, problem, request, stream, unreachable
 
 CHUNK = 2**20
+PARTIAL = "application/partial-upload"
+PASSING = {408, 409, *BUSY}
+"""What a server says of an upload that may well go on."""
+STUBBORN = 9  # attempts without a byte of progress, over half a minute
+TIMEOUT = httpx.Timeout(60.0, connect=5.0, read=300.0)  # parts are put together before the answer comes
 Advance = Callable[[int], None]
 """Is told how many bytes went by; a negative number takes back what has to go again."""
 
@@ -42,26 +47,73 @@ def digest(path: Path) -> tuple[int, str]:
 
 
 def send(client: httpx.Client, url: str, path: Path, size: int, advance: Advance) -> None:
-    """PUT a whole file."""
-    headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
-    request(client, "PUT", url, headers=headers, content=_Body(path, advance))
+    """Bring a whole file to an upload whose hash was announced: by PUT, and where that breaks off the rest by PATCH,
+    from the byte up to which the server has it. Gives up, with what was in the way, when nothing gets through for
+    half a minute. Raises Unreachable, ServerProblem."""
+    body, waiting, farthest, broken = _Body(path, advance), pauses(STUBBORN), 0, False
+    while True:
+        try:
+            offset = _offset(client, url) if broken else 0
+            if offset is None:
+                return
+            if offset > farthest:
+                farthest, waiting = offset, pauses(STUBBORN)
+            _send_from(client, url, body.after(offset), offset, size, method="PATCH" if broken else "PUT")
+            return
+        except ServerProblem as refusal:
+            if refusal.code == "upload_complete":  # an attempt went through whose answer got lost
+                return
+            if refusal.status not in PASSING:
+                raise
+            trouble: RedeemError = refusal
+        except Unreachable as error:
+            trouble = error
+        if (pause := next(waiting, None)) is None:
+            raise trouble
+        time.sleep(pause)
+        broken = True
+
+
+def _send_from(client: httpx.Client, url: str, body: _Body, offset: int, size: int, method: str) -> None:
+    headers = {"Content-Length": str(size - offset), "Content-Type": "application/octet-stream"}
+    if method == "PATCH":
+        headers |= {"Content-Type": PARTIAL, "Upload-Offset": str(offset), "Upload-Complete": "?1"}
+    try:
+        response = client.request(method, url, headers=headers, content=body, timeout=TIMEOUT)
+    except httpx.TransportError as error:
+        raise unreachable(client, error) from error
+    if not response.is_success:
+        raise problem(response)
+
+
+def _offset(client: httpx.Client, url: str) -> int | None:
+    """Where to go on; None where all of it is there."""
+    headers = request(client, "HEAD", url).headers
+    return None if headers.get("Upload-Complete") == "?1" else int(headers.get("Upload-Offset", 0))
 
 
 class _Body:
-    """The bytes of a file. It can be read from the start again, as sending it again needs."""
+    """The bytes of a file, from one of them on. It can be read again, as sending it again needs."""
 
     def __init__(self, path: Path, advance: Advance) -> None:
         self.path = path
         self.advance = advance
-        self.sent = 0
+        self.start = 0
+        self.told = 0
+        """Up to which byte `advance` knows."""
+
+    def after(self, start: int) -> _Body:
+        self.start = start
+        return self
 
     def __iter__(self) -> Iterator[bytes]:
-        self.advance(-self.sent)
-        self.sent = 0
+        self.advance(self.start - self.told)
+        self.told = self.start
         with self.path.open("rb") as file:
+            file.seek(self.start)
             while chunk := file.read(CHUNK):
                 yield chunk
-                self.sent += len(chunk)
+                self.told += len(chunk)
                 self.advance(len(chunk))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from threading import Event
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
+from uuid import UUID
 
 from fastapi import Depends, Request
 from obstore.store import ObjectStore
@@ -16,6 +17,9 @@ from service.key_uses import Uses
 from service.queue import Queue
 from service.settings import Settings
 from service.tenancy import Caller, bound
+
+if TYPE_CHECKING:
+    from service.receiving import Body
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,8 @@ class Context:
     uses: Uses = field(default_factory=dict)
     sending: Counter[str] = field(default_factory=Counter)
     """How many uploads each key is sending just now."""
+    coming: dict[UUID, set[Body]] = field(default_factory=dict)
+    """What is being received, by upload."""
 
 
 @dataclass(frozen=True, kw_only=True)

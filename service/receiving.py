@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
+from uuid import UUID
 
 from fastapi import Request
 
@@ -36,6 +37,9 @@ class Body:
         self.end = start
         self.ended = False
         self.cut: ServiceError | None = None
+        self.settled = asyncio.Event()
+        """Set once nothing more of it will be kept."""
+        self._reading: asyncio.Timeout | None = None
         self._receive = request.receive
         self._here = here
         self._announced = announced
@@ -54,6 +58,16 @@ class Body:
                 check_limit(self.end, self._announced)
                 yield block
 
+    def stop(self, why: ServiceError) -> None:
+        """End it from outside, unless all of it is there."""
+        if not self.ended:
+            self._stop(why)
+            if self._reading is not None and not self._reading.expired():
+                self._reading.reschedule(0.0)  # it waits for no more
+
+    def _stop(self, why: ServiceError) -> None:
+        self.ended, self.cut = True, why
+
     async def _block(self, enough: float) -> bytes:
         """Bytes as they come, until they are enough or the last. Only the time spent here is the sender's."""
         chunks: list[bytes] = []
@@ -61,14 +75,17 @@ class Body:
         while size < enough and not self.ended:
             deadline = loop.time() + self._patience
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(deadline) as self._reading:
                     while size < enough and not self.ended:
                         chunks.append(await self._chunk())
                         size += len(chunks[-1])
             except TimeoutError:
-                self._judge()
+                if not self.ended:
+                    self._judge()
             else:
                 self._patience = deadline - loop.time()
+            finally:
+                self._reading = None
         return b"".join(chunks)
 
     async def _chunk(self) -> bytes:
@@ -76,7 +93,7 @@ class Body:
         if message["type"] == "http.disconnect":
             self._stop(UploadInterrupted("The bytes of the upload stopped before their end."))
             return b""
-        self.ended = not message.get("more_body", False)
+        self.ended = self.ended or not message.get("more_body", False)
         chunk: bytes = message.get("body", b"")
         self._came += len(chunk)
         return chunk
@@ -94,9 +111,6 @@ class Body:
             )
         self._came = 0
 
-    def _stop(self, why: ServiceError) -> None:
-        self.ended, self.cut = True, why
-
 
 @contextmanager
 def one_of_few(here: RequestContext) -> Iterator[None]:
@@ -111,6 +125,28 @@ def one_of_few(here: RequestContext) -> Iterator[None]:
         here.sending[key] -= 1
         if not here.sending[key]:
             del here.sending[key]
+
+
+@asynccontextmanager
+async def known(here: Context, upload: UUID, body: Body) -> AsyncIterator[None]:
+    """Lets `settle` find the body while it comes and until what came is kept."""
+    bodies = here.coming.setdefault(upload, set())
+    bodies.add(body)
+    try:
+        yield
+    finally:
+        body.settled.set()
+        bodies.discard(body)
+        if not bodies:
+            here.coming.pop(upload, None)
+
+
+async def settle(here: Context, upload: UUID) -> None:
+    """End what is still coming for an upload, and wait until it is kept. Whoever asks where to go on has given up what
+    he sent before, even where the connection does not know yet; and what is kept of that is where to go on."""
+    for body in list(here.coming.get(upload, ())):
+        body.stop(UploadInterrupted("Somebody asked where to go on with this upload, which ends who was sending."))
+        await body.settled.wait()
 
 
 def has_room(here: Context, coming: int = 0) -> bool:

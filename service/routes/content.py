@@ -34,7 +34,7 @@ from service.errors import (
     UploadInterrupted,
     WrongMediaType,
 )
-from service.receiving import Body, check_limit, check_room, check_size, one_of_few
+from service.receiving import Body, check_limit, check_room, check_size, known, one_of_few, settle
 from service.responses import RAW, RAW_BODY, Responses, refusals
 from service.scopes import UPLOADS_WRITE
 from service.tables import UploadPartRow, UploadRow, now
@@ -84,15 +84,19 @@ async def put_content(id: UUID, request: Request, here: Here) -> Upload:
         check_size(length, here.settings)
         _check_announced(upload.size, length)
     check_room(here, length or 0)
+    body = Body(request, here, 0, upload.size)
     with one_of_few(here):
-        async with _undisturbed(here, id, 0):
-            digest = await _receive_whole(here, upload, Body(request, here, 0, upload.size))
-    return await _complete(here, id, digest)
+        async with known(here, id, body), _undisturbed(here, id, 0):
+            digest = await _receive_whole(here, upload, body)
+            return await _complete(here, id, digest)
 
 
 @router.head("/uploads/{id}/content", dependencies=UPLOADS_WRITE, status_code=204, responses=refusals(NotFound))
 async def get_offset(id: UUID, here: Here) -> Response:
-    """Where to go on: the bytes before `Upload-Offset` are in the store, and need not be sent again."""
+    """Where to go on: the bytes before `Upload-Offset` are in the store, and need not be sent again. It ends a request
+    that is still sending, since who asks has given that one up; GET /v1/uploads/{id} only looks."""
+    await run_in_threadpool(_find, here, id)
+    await settle(here, id)
     upload = await run_in_threadpool(_find, here, id)
     age = now() - (upload.received_at or upload.created_at)
     left = max(0, int((here.settings.upload_expiry - age).total_seconds()))
@@ -120,7 +124,7 @@ async def append_content(id: UUID, request: Request, response: Response, here: H
     check_room(here, append.coming or 0)
     with one_of_few(here):
         body = Body(request, here, append.offset, upload.size or append.length)
-        async with _undisturbed(here, id, append.offset):
+        async with known(here, id, body), _undisturbed(here, id, append.offset):
             await _receive_parts(here, id, body)
         if not append.last:
             upload = await run_in_threadpool(_find, here, id)

@@ -139,6 +139,32 @@ def test_a_whole_body_that_is_cut_is_kept_as_far_as_it_came(service: Service) ->
     assert append(service, upload, offset, CONTENT[offset:], last=True).json()["sha256"] == SHA256
 
 
+def test_who_asks_where_to_go_on_ends_who_still_sends_and_learns_of_every_byte(service: Service) -> None:
+    """As after a line that went dead without a word: the server still waits on it."""
+    for start in (
+        lambda upload: begin(service, "PUT", upload, len(CONTENT)),
+        lambda upload: patching(service, upload, 0, len(CONTENT)),
+    ):
+        upload = opened(service, sha256=SHA256)
+        with start(upload) as dead:
+            dead.sendall(CONTENT[:700_000])
+            wait_until(lambda: service.parts.sending)
+            time.sleep(0.3)  # they are on their way
+            assert standing(service, upload) == (700_000, "?0")
+            assert dead.recv(4096).startswith(b"HTTP/1.1 400")
+        assert append(service, upload, 700_000, CONTENT[700_000:], last=True).json()["sha256"] == SHA256
+
+
+def test_who_only_looks_ends_nobody(service: Service) -> None:
+    upload = opened(service)
+    with begin(service, "PUT", upload, len(CONTENT)) as sending:
+        sending.sendall(CONTENT[:700_000])
+        wait_until(lambda: service.parts.sending)
+        assert service.http.get(f"/v1/uploads/{upload}").json()["state"] == "open"
+        sending.sendall(CONTENT[700_000:])
+        assert sending.recv(4096).startswith(b"HTTP/1.1 200")
+
+
 def test_a_whole_body_replaces_parts(service: Service) -> None:
     upload = opened(service)
     append(service, upload, 0, b"other bytes", last=False)
