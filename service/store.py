@@ -148,6 +148,14 @@ def free_bytes(store: ObjectStore) -> int | None:
     return shutil.disk_usage(str(store.prefix)).free if isinstance(store, LocalStore) else None
 
 
+def has(store: ObjectStore, sha256: str) -> bool:
+    try:
+        obstore.head(store, blob_key(sha256))
+    except FileNotFoundError:
+        return False
+    return True
+
+
 async def open_range(store: ObjectStore, sha256: str, start: int, end: int) -> AsyncIterator[bytes]:
     """The bytes `start` to `end` (exclusive) of a blob, a chunk at a time. Raises FileNotFoundError before the first
     chunk is asked for, where the blob is not there."""

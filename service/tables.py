@@ -148,6 +148,7 @@ class UploadRow(Owned, Base):
         one_of("state", UploadState),
         Index(None, "tenant_id", "id"),
         Index(None, "sha256"),
+        Index(None, "tenant_id", "sha256"),
     )
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
     kind: Mapped[str] = mapped_column(String(16))

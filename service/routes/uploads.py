@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Query, Request, Response
@@ -17,7 +17,7 @@ from service.paging import FileListing, link_next
 from service.receiving import check_room, check_size
 from service.responses import CREATING, refusals
 from service.scopes import READ, UPLOADS_WRITE
-from service.tables import UploadRow
+from service.tables import UploadRow, now
 
 router = APIRouter(tags=["uploads"])
 
@@ -36,19 +36,32 @@ def open_upload(
     here: Here,
     idempotency_key: IdempotencyKey = None,
 ) -> Upload:
-    """Open an upload. Its bytes go to `PUT /v1/uploads/{id}/content`, or in parts to `PATCH`."""
+    """Open an upload. Its bytes go to `PUT /v1/uploads/{id}/content`, or in parts to `PATCH`. Where `sha256` is that of
+    a file which the tenant has sent before, it is complete at once."""
     check_size(request.size or 0, here.settings)
-    check_room(here, request.size or 0)
+    standing = _standing(here, request)
+    if standing["state"] == UploadState.open:
+        check_room(here, request.size or 0)
     with here.sessions.begin() as session:
         row = once(
             session,
             idempotency_key,
             request,
             UploadRow,
-            lambda: records.add(session, UploadRow(**request.model_dump())),
+            lambda: records.add(session, UploadRow(**request.model_dump() | standing)),
         )
     response.headers["Location"] = f"/v1/uploads/{row.id}"
     return Upload.model_validate(row, from_attributes=True)
+
+
+def _standing(here: Context, request: UploadRequest) -> dict[str, Any]:
+    """How an upload begins. A file that is recorded, but lost from the store, is sent again."""
+    if request.sha256 is not None:
+        with here.readers() as session:
+            size = parts.size_of(session, request.sha256)
+        if size is not None and request.size in (None, size) and store.has(here.store, request.sha256):
+            return {"state": UploadState.complete, "size": size, "received": size, "received_at": now()}
+    return {"state": UploadState.open}
 
 
 @router.get("/uploads/{id}", dependencies=READ, responses=refusals(NotFound))

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import random
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import UUID, uuid4
 
 import httpx
 import pytest
 
+from redeem.local.network import free_port
+from redeem.settings import child_environment
 from service import store
 from service.settings import Settings
 from service.tables import UploadRow, now
@@ -22,7 +29,6 @@ from service.tidying import tidy
 from tests.service.running import Service, problem, serving, wait_until
 
 CONTENT = random.Random(0).randbytes(1_000_000)  # noqa: S311  any bytes will do
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
 PART = 300_000
 
 
@@ -37,6 +43,42 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 def opened(service: Service, **announced: object) -> str:
     return str(service.post("/v1/uploads", {"kind": "model", "filename": "m", **announced}, 201)["id"])
+
+
+@contextlib.contextmanager
+def killable(data: Path, **settings: int) -> Iterator[tuple[Service, subprocess.Popen[bytes]]]:
+    """A server in a process of its own. Of its parts there are the settings."""
+    port = free_port()
+    told = {f"REDEEM_{name.upper()}": str(value) for name, value in settings.items()}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "uvicorn", "service.app:create_app", "--factory", "--port", str(port)],
+        env=child_environment(REDEEM_DATA=str(data), **told),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until(lambda: answers(url), 60)
+        here = Settings(data=data)
+        headers = {"Authorization": f"Bearer {here.key_file.read_text().strip()}"}
+        with httpx.Client(base_url=url, headers=headers, timeout=30) as http:
+            yield Service(url, http, SimpleNamespace(settings=here)), process  # type: ignore[arg-type]
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/livez").is_success
+    except httpx.TransportError:
+        return False
+
+
+def fresh() -> tuple[bytes, str]:
+    """Bytes that the server does not know yet, and their hash."""
+    content = os.urandom(len(CONTENT))
+    return content, hashlib.sha256(content).hexdigest()
 
 
 def append(service: Service, upload: str, offset: int, content: bytes | Iterator[bytes], last: bool) -> httpx.Response:
@@ -70,9 +112,9 @@ def patching(service: Service, upload: str, offset: int, length: int, last: bool
     return begin(service, "PATCH", upload, length, Content_Type="application/partial-upload", **about)
 
 
-def finish(service: Service, upload: str) -> httpx.Response:
+def finish(service: Service, upload: str, content: bytes) -> httpx.Response:
     offset, _ = standing(service, upload)
-    return append(service, upload, offset, CONTENT[offset:], last=True)
+    return append(service, upload, offset, content[offset:], last=True)
 
 
 def pieces(service: Service, upload: str) -> list[Path]:
@@ -80,9 +122,10 @@ def pieces(service: Service, upload: str) -> list[Path]:
 
 
 def test_an_upload_goes_on_where_it_stopped(service: Service) -> None:
-    upload = opened(service, size=len(CONTENT), sha256=SHA256)
+    content, sha256 = fresh()
+    upload = opened(service, size=len(content), sha256=sha256)
     assert standing(service, upload) == (0, "?0")
-    first = append(service, upload, 0, CONTENT[:400_000], last=False)
+    first = append(service, upload, 0, content[:400_000], last=False)
     assert (first.status_code, first.headers["upload-offset"], first.headers["upload-complete"]) == (
         204,
         "400000",
@@ -90,11 +133,11 @@ def test_an_upload_goes_on_where_it_stopped(service: Service) -> None:
     )
     assert standing(service, upload) == (400_000, "?0")
     assert service.http.get(f"/v1/uploads/{upload}").json()["received"] == 400_000
-    last = append(service, upload, 400_000, CONTENT[400_000:], last=True)
+    last = append(service, upload, 400_000, content[400_000:], last=True)
     assert (last.status_code, last.headers["upload-complete"]) == (200, "?1")
-    assert (last.json()["state"], last.json()["sha256"], last.json()["size"]) == ("complete", SHA256, len(CONTENT))
-    assert standing(service, upload) == (len(CONTENT), "?1")
-    assert store.get_bytes(service.parts.store, SHA256) == CONTENT
+    assert (last.json()["state"], last.json()["sha256"], last.json()["size"]) == ("complete", sha256, len(content))
+    assert standing(service, upload) == (len(content), "?1")
+    assert store.get_bytes(service.parts.store, sha256) == content
     assert pieces(service, upload) == []
 
 
@@ -112,47 +155,48 @@ def test_limits_and_length_are_told(service: Service) -> None:
 
 def test_cut_at_random_and_resumed_it_is_the_same_file(service: Service) -> None:
     """The offset is never ahead of what is in the store, and never behind it by more than a part."""
+    content, sha256 = fresh()
     chance = random.Random(1)  # noqa: S311  no secret
-    upload, offset, sent = opened(service, sha256=SHA256), 0, 0
+    upload, offset, sent = opened(service, sha256=sha256), 0, 0
     for _ in range(12):
-        count = chance.randrange(0, min(200_000, len(CONTENT) - offset))
-        with patching(service, upload, offset, len(CONTENT) - offset) as connection:
-            connection.sendall(CONTENT[offset : offset + count])
+        count = chance.randrange(0, min(200_000, len(content) - offset))
+        with patching(service, upload, offset, len(content) - offset) as connection:
+            connection.sendall(content[offset : offset + count])
             time.sleep(chance.choice([0, 0.02]))
         sent, before = max(sent, offset + count), offset
         wait_until(lambda: not service.parts.sending)
         offset = standing(service, upload)[0]
         assert before <= offset <= sent
     assert offset > 0
-    wait_until(lambda: finish(service, upload).status_code == 200)
-    assert service.http.get(f"/v1/uploads/{upload}").json()["sha256"] == SHA256
+    wait_until(lambda: finish(service, upload, content).status_code == 200)
+    assert service.http.get(f"/v1/uploads/{upload}").json()["sha256"] == sha256
 
 
 def test_a_whole_body_that_is_cut_is_kept_as_far_as_it_came(service: Service) -> None:
-    upload = opened(service, sha256=SHA256)
-    with begin(service, "PUT", upload, len(CONTENT)) as connection:
-        connection.sendall(CONTENT[:700_000])
+    content, sha256 = fresh()
+    upload = opened(service, sha256=sha256)
+    with begin(service, "PUT", upload, len(content)) as connection:
+        connection.sendall(content[:700_000])
         time.sleep(0.3)
     wait_until(lambda: standing(service, upload)[0] > 0)
     offset, _ = standing(service, upload)
     assert offset <= 700_000
-    assert append(service, upload, offset, CONTENT[offset:], last=True).json()["sha256"] == SHA256
+    assert append(service, upload, offset, content[offset:], last=True).json()["sha256"] == sha256
 
 
 def test_who_asks_where_to_go_on_ends_who_still_sends_and_learns_of_every_byte(service: Service) -> None:
     """As after a line that went dead without a word: the server still waits on it."""
-    for start in (
-        lambda upload: begin(service, "PUT", upload, len(CONTENT)),
-        lambda upload: patching(service, upload, 0, len(CONTENT)),
-    ):
-        upload = opened(service, sha256=SHA256)
-        with start(upload) as dead:
-            dead.sendall(CONTENT[:700_000])
+    for method in ("PUT", "PATCH"):
+        content, sha256 = fresh()
+        upload = opened(service, sha256=sha256)
+        start = begin(service, "PUT", upload, len(content)) if method == "PUT" else None
+        with start or patching(service, upload, 0, len(content)) as dead:
+            dead.sendall(content[:700_000])
             wait_until(lambda: service.parts.sending)
             time.sleep(0.3)  # they are on their way
             assert standing(service, upload) == (700_000, "?0")
             assert dead.recv(4096).startswith(b"HTTP/1.1 400")
-        assert append(service, upload, 700_000, CONTENT[700_000:], last=True).json()["sha256"] == SHA256
+        assert append(service, upload, 700_000, content[700_000:], last=True).json()["sha256"] == sha256
 
 
 def test_who_only_looks_ends_nobody(service: Service) -> None:
@@ -166,9 +210,10 @@ def test_who_only_looks_ends_nobody(service: Service) -> None:
 
 
 def test_a_whole_body_replaces_parts(service: Service) -> None:
+    content, sha256 = fresh()
     upload = opened(service)
     append(service, upload, 0, b"other bytes", last=False)
-    assert service.http.put(f"/v1/uploads/{upload}/content", content=CONTENT).json()["sha256"] == SHA256
+    assert service.http.put(f"/v1/uploads/{upload}/content", content=content).json()["sha256"] == sha256
     assert pieces(service, upload) == []
 
 
@@ -242,11 +287,12 @@ def test_parts_may_not_be_larger_than_the_server_takes(service: Service) -> None
 
 
 def test_parts_with_another_hash_are_forgotten(service: Service) -> None:
-    upload = opened(service, sha256=SHA256)
-    problem(append(service, upload, 0, CONTENT[:-1] + b"?", last=True), 422, "hash_mismatch")
+    content, sha256 = fresh()
+    upload = opened(service, sha256=sha256)
+    problem(append(service, upload, 0, content[:-1] + b"?", last=True), 422, "hash_mismatch")
     assert standing(service, upload) == (0, "?0")
     assert pieces(service, upload) == []
-    assert append(service, upload, 0, CONTENT, last=True).status_code == 200
+    assert append(service, upload, 0, content, last=True).status_code == 200
 
 
 def test_a_complete_upload_takes_no_parts(service: Service) -> None:
@@ -355,14 +401,31 @@ def test_what_nobody_comes_back_for_is_removed(settings: Settings) -> None:
 
 
 def test_it_is_the_same_with_a_store_on_the_network(settings: Settings, s3: dict[str, str]) -> None:
+    content, sha256 = fresh()
     remote = {"store_url": f"s3://redeem/{uuid4()}", "store_options": s3, "upload_part_bytes": PART}
     with serving(settings.model_copy(update=remote)) as service:
-        upload = opened(service, size=len(CONTENT), sha256=SHA256)
-        with patching(service, upload, 0, len(CONTENT)) as connection:
-            connection.sendall(CONTENT[:700_000])
+        upload = opened(service, size=len(content), sha256=sha256)
+        with patching(service, upload, 0, len(content)) as connection:
+            connection.sendall(content[:700_000])
             wait_until(lambda: int(service.http.get(f"/v1/uploads/{upload}").json()["received"]) >= PART)
         wait_until(lambda: not service.parts.sending)
         assert store.with_parts(service.parts.store) == [UUID(upload)]
-        wait_until(lambda: finish(service, upload).status_code == 200)
-        assert store.get_bytes(service.parts.store, SHA256) == CONTENT
+        wait_until(lambda: finish(service, upload, content).status_code == 200)
+        assert store.get_bytes(service.parts.store, sha256) == content
         assert store.with_parts(service.parts.store) == []
+
+
+def test_a_server_that_is_killed_loses_one_part_at_most(tmp_path: Path) -> None:
+    content, sha256 = fresh()
+    with killable(tmp_path, upload_part_bytes=PART) as (service, server):
+        upload = opened(service, size=len(content), sha256=sha256)
+        with patching(service, upload, 0, len(content)) as connection:
+            connection.sendall(content[:800_000])
+            wait_until(lambda: service.http.get(f"/v1/uploads/{upload}").json()["received"] >= 2 * PART)
+            server.kill()
+            server.wait(10)
+    with killable(tmp_path, upload_part_bytes=PART) as (service, _):
+        offset, _ = standing(service, upload)
+        assert 2 * PART <= offset <= 800_000
+        assert append(service, upload, offset, content[offset:], last=True).json()["sha256"] == sha256
+        assert pieces(service, upload) == []
