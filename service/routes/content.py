@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from obstore.exceptions import BaseError
 from starlette.datastructures import Headers
 
 from redeem.contract import Upload, UploadState
@@ -299,6 +300,11 @@ async def _undisturbed(here: Context, id: UUID, offset: int) -> AsyncIterator[No
         yield
     except FileNotFoundError:
         raise await _conflict(here, id, offset) from None
+    except BaseError as error:  # what a store says of a file that goes while it is written
+        refusal = await _conflict(here, id, offset)
+        if isinstance(refusal, UploadComplete):
+            raise refusal from error
+        raise
 
 
 async def _conflict(here: Context, id: UUID, provided: int) -> ServiceError:
