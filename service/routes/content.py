@@ -219,6 +219,8 @@ async def _receive_parts(here: Context, id: UUID, body: Body) -> None:
 async def _assemble(here: Context, id: UUID) -> store.Digest:
     """All parts as one file, hashed while it is made of them, and filed under that hash."""
     upload, found = await run_in_threadpool(_find_parts, here, id)
+    if upload.state == UploadState.complete or sum(part.size for part in found) != upload.received:
+        raise await _conflict(here, id, upload.received)  # somebody else has finished it meanwhile
     _check_announced(upload.size, upload.received)
     key = store.part_key(id, uuid4())
     try:
