@@ -183,6 +183,24 @@ class Client:
         """Queue a job again that failed or was cancelled."""
         return Job.model_validate(request(self._http, "POST", f"/v1/jobs/{job}/retry").json())
 
+    # Forget -------------------------------------------------------------------------------------------------------
+
+    def delete_job(self, job: UUID) -> None:
+        """A job that has ended, its report and its files."""
+        request(self._http, "DELETE", f"/v1/jobs/{job}")
+
+    def delete_model(self, model: UUID) -> None:
+        """A model that no job names."""
+        request(self._http, "DELETE", f"/v1/models/{model}")
+
+    def delete_bundle(self, bundle: UUID) -> None:
+        """A bundle that no job names."""
+        request(self._http, "DELETE", f"/v1/bundles/{bundle}")
+
+    def delete_upload(self, upload: UUID) -> None:
+        """An upload that no model and no bundle is made of."""
+        request(self._http, "DELETE", f"/v1/uploads/{upload}")
+
     # Take ---------------------------------------------------------------------------------------------------------
 
     def report(self, job: UUID) -> Report:

@@ -12,9 +12,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from service import database, key_admin, log, migrate, signing
+from service import database, key_admin, log, migrate, queue, signing, upkeep
+from service.context import Context
 from service.errors import UNAVAILABLE, DatabaseUnavailable, ServiceError
 from service.settings import Settings
+from service.store import open_store
 
 Answer = dict[str, Any]
 
@@ -40,6 +42,23 @@ def check(settings: Settings) -> Answer:
         engine.dispose()
 
 
+def collect_garbage(settings: Settings) -> Answer:
+    """Delete what is older than the retention, and bytes that nothing names, as the server does every hour."""
+    engine = database.open_engine(settings)
+    try:
+        context = Context(
+            settings=settings,
+            engine=engine,
+            sessions=database.sessions(engine),
+            readers=database.readers(engine),
+            store=open_store(settings),
+            queue=queue.publisher(settings),
+        )
+        return {"removed": upkeep.clean(context)}
+    finally:
+        engine.dispose()
+
+
 def rotate_signing_key(settings: Settings) -> Answer:
     """Sign with a new key from now on. What the old one signed stays good."""
     engine = database.open_engine(settings)
@@ -52,6 +71,7 @@ def rotate_signing_key(settings: Settings) -> Answer:
 COMMANDS: dict[str, Callable[..., Answer]] = {
     "db upgrade": upgrade,
     "db check": check,
+    "db gc": collect_garbage,
     "signing rotate": rotate_signing_key,
     "tenants create": key_admin.create_tenant,
     "tenants list": key_admin.list_tenants,

@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import Engine
 from starlette.middleware import Middleware
 
-from service import database, dispatcher, errors, key_uses, keys, log, migrate, queue, signing
+from service import database, dispatcher, errors, key_uses, keys, log, migrate, queue, signing, upkeep
 from service.auth import Authenticate
 from service.context import Context
 from service.errors import DatabaseUnavailable, InvalidRequest, MissingScope, Unauthorized
@@ -21,6 +21,7 @@ from service.routes import (
     bundles,
     catalogue,
     content,
+    deletions,
     downloads,
     events,
     health,
@@ -63,6 +64,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         webhooks,
         catalogue,
         public_keys,
+        deletions,
     ):
         v1.include_router(route.router)
     app.include_router(v1)
@@ -76,7 +78,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     context = await run_in_threadpool(_open, app.state.settings)
     app.state.context = context
     stop = Event()
-    loops = [Thread(target=loop.run, args=(context, stop), name=loop.__name__) for loop in (dispatcher, delivery)]
+    work = (dispatcher, delivery, upkeep)
+    loops = [Thread(target=loop.run, args=(context, stop), name=loop.__name__) for loop in work]
     for loop in loops:
         loop.start()
     try:

@@ -16,6 +16,8 @@ ServiceError
 ├── JobFinished            409  the job ended and cannot be changed any more
 ├── WebhookDisabled        409  the webhook gets nothing any more
 ├── JobNotFinished         409  the job has not made its files yet
+├── InUse                  409  something else names what is to be deleted
+├── Deleted                410  it was deleted while it was being read
 ├── TooLarge               413  more bytes than this server takes
 ├── WrongMediaType         415  the body is not of the type that is taken there
 ├── RangeNotSatisfiable    416  the range asked for lies outside the file
@@ -157,6 +159,16 @@ class JobNotFinished(ServiceError):
     hint = "Wait with GET /v1/jobs/{id}?wait=30, or follow GET /v1/jobs/{id}/events."
 
 
+class InUse(ServiceError):
+    status, code = 409, "in_use"
+    hint = "Delete first what names it: jobs name models and bundles, and these name uploads."
+
+
+class Deleted(ServiceError):
+    status, code = 410, "deleted"
+    hint = "It is gone for good; submit a new job."
+
+
 class TooLarge(ServiceError):
     status, code = 413, "too_large"
     hint = "Send a smaller file, or have the operator raise REDEEM_MAX_UPLOAD_BYTES."
@@ -294,6 +306,7 @@ def install(app: FastAPI) -> None:
     for kind in UNAVAILABLE:
         app.exception_handler(kind)(_on_database_down)
     app.exception_handler(sqlalchemy.exc.DataError)(_on_unstorable)
+    app.exception_handler(sqlalchemy.exc.IntegrityError)(_on_conflict)
     app.exception_handler(Exception)(_on_unexpected)
 
 
@@ -339,6 +352,11 @@ async def _on_database_down(request: Request, error: Exception) -> Response:
 async def _on_unstorable(request: Request, error: Exception) -> Response:
     # PostgreSQL has no way to keep a NUL character in text.
     return refuse(InvalidRequest("The request holds text that the database cannot keep."), request)
+
+
+async def _on_conflict(request: Request, error: Exception) -> Response:
+    # What was looked up at the start of the transaction was deleted before its end.
+    return refuse(InUse("What this request names was changed by another one at the same time."), request)
 
 
 async def _on_unexpected(request: Request, error: Exception) -> Response:

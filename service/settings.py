@@ -56,6 +56,11 @@ class Settings(BaseSettings):
     checkpoint: timedelta = timedelta(seconds=20)
     """At least so long between two checkpoints of a purification: each copies the weights three times and more."""
 
+    retention_days: float | None = Field(None, gt=0)
+    """After how many days jobs that ended are deleted, and inputs that no job needs. None: never."""
+    blob_grace: timedelta = timedelta(hours=1)
+    """How old bytes that nothing names have to be before they are removed: longer than a job takes to publish."""
+
     signing_key: Path | None = None
     """The Ed25519 key that signs provenance, as PEM; hosts of one server may share one, or have one each. By default a
     file in the data folder, made at first start."""

@@ -13,7 +13,7 @@ import typer
 from typer.exceptions import TyperException
 from typer.rich_utils import rich_format_error
 
-from redeem.cli import db, demo, doctor, jobs, keys, purify, results, serve, signing, submit, verify
+from redeem.cli import db, delete, demo, doctor, jobs, keys, purify, results, serve, signing, submit, verify
 from redeem.cli.output import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, print_error
 from redeem.errors import RedeemError
 
@@ -31,6 +31,7 @@ for command in (
     jobs.status,
     jobs.watch,
     jobs.cancel,
+    delete.delete,
     jobs.retry,
     results.download,
     results.report,

@@ -39,3 +39,11 @@ def check(data: Data = None, as_json: AsJson = False) -> int:
         out().print(f"{answer['database']} is at {answer['revision'] or 'no migration'}, not at {answer['newest']}")
         out().print("`redeem db upgrade` brings it there.")
     return 0 if newest else EXIT_ERROR
+
+
+@app.command()
+def gc(data: Data = None, as_json: AsJson = False) -> int:
+    """Delete what is older than the retention, and bytes that nothing names. A server does it by itself every hour."""
+    answer = administer("db gc", data)
+    print_json(answer) if as_json else out().print(f"{answer['removed']} blobs removed")
+    return 0

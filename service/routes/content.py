@@ -17,7 +17,7 @@ from obstore.exceptions import BaseError
 from starlette.datastructures import Headers
 
 from redeem.contract import Upload, UploadState
-from service import parts, records, store
+from service import blobs, parts, records, store
 from service.context import Context, Here
 from service.errors import (
     BadUploadHeader,
@@ -289,6 +289,8 @@ async def _complete(here: Context, id: UUID, digest: store.Digest) -> Upload:
 
 def _set_complete(here: Context, id: UUID, digest: store.Digest) -> Upload:
     with here.sessions.begin() as session:
+        if not blobs.still_there(session, here.store, digest.sha256):
+            raise UploadInterrupted(f"The bytes of upload {id} went as the same bytes were deleted elsewhere just now.")
         if not parts.complete(session, id, digest.size, digest.sha256):
             records.find(session, UploadRow, id)
             raise UploadComplete(f"Upload {id} got its bytes from another request meanwhile.")

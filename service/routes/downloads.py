@@ -16,7 +16,15 @@ from redeem.contract import Artifact, JobState
 from service import records, store
 from service.attest import ensure_attested
 from service.context import Context, Here
-from service.errors import ArtifactLost, JobNotFinished, NoArtifact, NotFound, RangeNotSatisfiable
+from service.errors import (
+    ArtifactLost,
+    Deleted,
+    JobNotFinished,
+    NoArtifact,
+    NotFound,
+    RangeNotSatisfiable,
+    ServiceError,
+)
 from service.responses import FILE, refusals
 from service.scopes import READ
 from service.tables import ArtifactRow, JobRow
@@ -25,7 +33,7 @@ router = APIRouter(tags=["downloads"])
 
 WEIGHTS = "purified.safetensors"
 
-REFUSED = refusals(NotFound, NoArtifact, JobNotFinished, RangeNotSatisfiable, ArtifactLost)
+REFUSED = refusals(NotFound, NoArtifact, JobNotFinished, Deleted, RangeNotSatisfiable, ArtifactLost)
 
 HeaderText = Annotated[str | None, Header()]
 
@@ -79,7 +87,7 @@ async def get_artifact(
     try:
         content = await store.open_range(here.store, artifact.sha256, start, end)
     except FileNotFoundError as error:
-        raise ArtifactLost(f"{name} of job {id} is recorded, but not in the store.") from error
+        raise await run_in_threadpool(lost, here, id, name) from error
     return StreamingResponse(content, status, headers, media_type=artifact.media_type)
 
 
@@ -120,6 +128,15 @@ def artifact_of(here: Context, job: UUID, name: str) -> ArtifactRow:
         if row.name == name and state == JobState.succeeded:
             return row
     raise NoArtifact(f"Job {job} has {state}, and there is no {name}.")
+
+
+def lost(here: Context, job: UUID, name: str) -> ServiceError:
+    """Why a file that was recorded a moment ago is not in the store."""
+    try:
+        artifact_of(here, job, name)
+    except (NotFound, NoArtifact):
+        return Deleted(f"Job {job} was deleted while its {name} was asked for.")
+    return ArtifactLost(f"{name} of job {job} is recorded, but not in the store, or altered there.")
 
 
 def parse_range(value: str, size: int) -> tuple[int, int] | None:

@@ -10,9 +10,9 @@ from fastapi import APIRouter, Header, Response
 from redeem.contract import Report
 from service import store
 from service.context import Here
-from service.errors import ArtifactLost, JobNotFinished, NoArtifact, NotFound
+from service.errors import ArtifactLost, Deleted, JobNotFinished, NoArtifact, NotFound
 from service.responses import Responses, refusals
-from service.routes.downloads import HeaderText, artifact_of, matches
+from service.routes.downloads import HeaderText, artifact_of, lost, matches
 from service.scopes import READ
 
 router = APIRouter(tags=["reports"])
@@ -24,7 +24,7 @@ FORMS: Responses = {
     200: {"content": {"text/html": {"schema": {"type": "string"}}}},
     304: {"description": "The client has it already"},
 }
-REFUSED = refusals(NotFound, NoArtifact, JobNotFinished, ArtifactLost)
+REFUSED = refusals(NotFound, NoArtifact, JobNotFinished, Deleted, ArtifactLost)
 
 
 @router.get("/jobs/{id}/report", dependencies=READ, response_model=Report, responses=FORMS | REFUSED)
@@ -44,5 +44,5 @@ def get_report(
     try:
         content = store.get_bytes(here.store, artifact.sha256)
     except (FileNotFoundError, store.CorruptBlob) as error:
-        raise ArtifactLost(f"The report of job {id} is recorded, but not in the store, or altered there.") from error
+        raise lost(here, id, artifact.name) from error
     return Response(content, headers=headers, media_type=artifact.media_type)

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body, Query, Request, Response
 from sqlalchemy.exc import IntegrityError
 
 from redeem.contract import Page, Upload, UploadKind, UploadRequest, UploadState
-from service import examples, parts, records, store
+from service import blobs, examples, parts, records, store
 from service.context import Context, Here
 from service.errors import InsufficientStorage, NotFound, UploadInUse
 from service.idempotency import IdempotencyKey, once
@@ -86,9 +86,13 @@ def list_uploads(
 @router.delete("/uploads/{id}", dependencies=UPLOADS_WRITE, status_code=204, responses=refusals(NotFound, UploadInUse))
 def delete_upload(id: UUID, here: Here) -> None:
     """Forget an upload that no model and no bundle is made of, finished or not."""
+    with here.readers() as session:
+        upload = records.find(session, UploadRow, id)
     if not _remove(here, id):
         raise UploadInUse(f"A model or a bundle is made of upload {id}.")
     store.discard_parts(here.store, id)
+    if upload.sha256 is not None:
+        blobs.collect(here, [upload.sha256])
 
 
 def _remove(here: Context, id: UUID) -> bool:

@@ -165,3 +165,13 @@ def test_architecture_of_an_unknown_name_is_refused_by_the_server(client: Client
     with pytest.raises(ServerProblem) as refused:
         client.upload_model(files / "suspect.safetensors", Architecture(name="paper/nothing"), preprocessing)
     assert refused.value.code == "unknown_architecture"
+
+
+def test_a_job_is_deleted_with_its_inputs(client: Client, finish: Any) -> None:
+    job = finish()
+    client.delete_job(job.id)
+    client.delete_model(job.model)
+    client.delete_bundle(job.clean)
+    with pytest.raises(ServerProblem) as told:
+        client.get(job.id)
+    assert told.value.code == "not_found"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from service import admin, migrate
 from service.settings import Settings
+from service.store import open_store, put_bytes
 
 
 def run(capsys: pytest.CaptureFixture[str], command: str, settings: Settings) -> tuple[int, Any]:
@@ -33,3 +35,11 @@ def test_a_database_that_does_not_answer_is_a_clear_error(tmp_path: Path, capsys
     assert code == 2
     assert answer["error"]["code"] == "database_unavailable"
     assert "unable to open database file" in answer["error"]["detail"]
+
+
+def test_what_nothing_names_is_collected(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = settings.model_copy(update={"blob_grace": timedelta(0)})
+    run(capsys, "db upgrade", settings)
+    put_bytes(open_store(settings), b"nobody's")
+    assert run(capsys, "db gc", settings) == (0, {"removed": 1})
+    assert run(capsys, "db gc", settings) == (0, {"removed": 0})

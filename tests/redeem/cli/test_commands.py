@@ -185,3 +185,10 @@ def test_a_job_may_name_who_is_told_of_its_end(run: Run, files: Path, client: Cl
     assert run("submit", files / "job.json", "--webhook", "ci.example.com")[0] == 2
     code, _, err = run("submit", files / "job.json", "--webhook", "https://127.0.0.1/", "--json")
     assert (code, json.loads(err.splitlines()[-1])["code"]) == (2, "webhook_forbidden")
+
+
+def test_what_is_deleted_is_gone(run: Run, finish: Any) -> None:
+    job = finish()
+    assert run("delete", "job", job.id) == (0, f"deleted job {job.id}\n", "")
+    assert run("status", job.id)[0] == 2
+    assert "[not_found]" in run("delete", "job", job.id)[2]

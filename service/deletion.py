@@ -1,0 +1,106 @@
+"""Rows that go, on request or by age. Bytes go after them (`service.blobs`), so that no row ever names what is gone."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TypeVar
+from uuid import UUID
+
+import structlog
+from sqlalchemy import ColumnElement, delete, exists, or_, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from redeem.contract import JobState, UploadState
+from service.clock import from_now
+from service.context import Context
+from service.errors import InUse, JobNotFinished
+from service.records import NAMES, change, find
+from service.tables import ArtifactRow, BundleRow, IdempotencyRow, JobEventRow, JobRow, ModelRow, UploadRow
+
+log = structlog.get_logger(__name__)
+
+ENDED = tuple(state for state in JobState if state.terminal)
+
+Input = TypeVar("Input", ModelRow, BundleRow)
+
+UNUSED: dict[type[ModelRow] | type[BundleRow] | type[UploadRow], ColumnElement[bool]] = {
+    ModelRow: ~exists().where(JobRow.model_id == ModelRow.id),
+    BundleRow: ~exists().where(or_(JobRow.clean_id == BundleRow.id, JobRow.triggered_id == BundleRow.id)),
+    UploadRow: (UploadRow.state == UploadState.complete)
+    & ~exists().where(ModelRow.upload_id == UploadRow.id)
+    & ~exists().where(BundleRow.upload_id == UploadRow.id),
+}
+"""What holds of a row that may go. The models come before their uploads."""
+
+
+def delete_job(session: Session, id: UUID) -> list[str]:
+    """Forget a job that has ended, its history and its files. Gives the hashes of these. Raises NotFound and
+    JobNotFinished."""
+    locked = change(session, id, JobRow.state.in_(ENDED), progress=JobRow.progress)
+    if locked is None:
+        raise JobNotFinished(f"Job {id} is {find(session, JobRow, id).state}; only one that has ended can be deleted.")
+    hashes = list(session.scalars(select(ArtifactRow.sha256).where(ArtifactRow.job_id == id)))
+    for table in (JobEventRow, ArtifactRow):
+        session.execute(delete(table).where(table.job_id == id))
+    _delete(session, JobRow, id)
+    return hashes
+
+
+def delete_input(session: Session, table: type[Input], id: UUID) -> None:
+    """Forget a model or a bundle that no job names. Its upload stays. Raises NotFound and InUse."""
+    name = NAMES[table]
+    find(session, table, id)
+    try:
+        if not _delete(session, table, id, UNUSED[table]):
+            raise InUse(f"Jobs name {name} {id}.")
+    except IntegrityError as error:
+        raise InUse(f"A job was just made with {name} {id}.") from error
+
+
+def expire(context: Context, age: timedelta) -> None:
+    """Forget what is older: jobs by their end, then what no job needs any more. Bytes are for the next sweep."""
+    with context.readers() as session:
+        old = JobRow.state.in_(ENDED), JobRow.finished_at < from_now(-age)
+        jobs = list(session.scalars(select(JobRow.id).where(*old)))
+    for id in jobs:
+        with context.sessions.begin() as session:
+            delete_job(session, id)
+    inputs = sum(_expire_unused(context, table, age) for table in UNUSED)
+    if jobs or inputs:
+        log.info("retention", jobs=len(jobs), inputs=inputs)
+
+
+def _expire_unused(context: Context, table: type[ModelRow] | type[BundleRow] | type[UploadRow], age: timedelta) -> int:
+    unused = (table.created_at < from_now(-age), UNUSED[table])
+    with context.readers() as session:
+        ids = list(session.scalars(select(table.id).where(*unused)))
+    gone = 0
+    for id in ids:
+        try:
+            with context.sessions.begin() as session:
+                gone += _delete(session, table, id, *unused)
+        except IntegrityError:
+            log.info("kept: it was taken into use just now", kind=NAMES[table], id=str(id))
+    return gone
+
+
+def drop_internal(context: Context, age: timedelta) -> None:
+    """Forget what stages kept of jobs that succeeded: nobody runs those again."""
+    done = select(JobRow.id).where(JobRow.state == JobState.succeeded, JobRow.finished_at < from_now(-age))
+    with context.sessions.begin() as session:
+        session.execute(delete(ArtifactRow).where(ArtifactRow.internal.is_(True), ArtifactRow.job_id.in_(done)))
+
+
+def _delete(
+    session: Session,
+    table: type[JobRow] | type[ModelRow] | type[BundleRow] | type[UploadRow],
+    id: UUID,
+    *conditions: ColumnElement[bool],
+) -> bool:
+    """Whether it was there and the conditions held."""
+    gone = delete(table).where(table.id == id, *conditions).returning(table.id)
+    if session.scalar(gone.execution_options(synchronize_session=False)) is None:
+        return False
+    session.execute(delete(IdempotencyRow).where(IdempotencyRow.made == id))
+    return True
