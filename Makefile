@@ -34,7 +34,7 @@ openapi: $(INSTALLED) ## write docs/openapi.json anew from the routes
 	$(BIN)/python -m service.openapi > docs/openapi.json.new && mv docs/openapi.json.new docs/openapi.json
 
 lock: $(UV) ## write requirements.lock anew from pyproject.toml, keeping versions that still fit
-	$(UV) --no-config pip compile pyproject.toml --extra service --extra postgres --extra worker --extra dev \
+	$(UV) --no-config pip compile pyproject.toml --extra service --extra postgres --extra otel --extra worker --extra dev \
 	  --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url \
 	  --custom-compile-command 'make lock' --quiet --output-file requirements.lock
 

@@ -11,11 +11,12 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import Engine
 from starlette.middleware import Middleware
 
-from service import database, dispatcher, errors, key_uses, keys, log, migrate, queue, signing, upkeep
+from service import database, dispatcher, errors, key_uses, keys, log, migrate, queue, signing, tracing, upkeep
 from service.auth import Authenticate
 from service.context import Context
 from service.errors import DatabaseUnavailable, InvalidRequest, MissingScope, Unauthorized
 from service.limits import LimitBody
+from service.metrics import MeasureRequests
 from service.responses import describe, refusals
 from service.routes import (
     bundles,
@@ -26,6 +27,7 @@ from service.routes import (
     events,
     health,
     jobs,
+    metrics,
     models,
     public_keys,
     reports,
@@ -40,12 +42,19 @@ from service.webhooks import delivery
 def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or Settings()
     log.configure()
+    tracing.configure(settings, "redeem-api")
     app = FastAPI(
         title="Redeem",
         version="1",
         summary="Sanitizes image classifiers that somebody else trained.",
         lifespan=_lifespan,
-        middleware=[Middleware(log.LogRequests), Middleware(Authenticate), Middleware(LimitBody)],
+        middleware=[
+            Middleware(log.LogRequests),
+            Middleware(MeasureRequests),
+            Middleware(Authenticate),
+            Middleware(LimitBody),
+        ],
+        telemetry={"tracing": True, "metrics": False, "logs": False},  # these two have their own ways: /metrics, log.py
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.settings = settings
@@ -69,6 +78,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         v1.include_router(route.router)
     app.include_router(v1)
     app.include_router(health.router)
+    app.include_router(metrics.router)
     describe(app)
     return app
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import structlog
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -31,6 +32,9 @@ class Authenticate:
             except ServiceError as error:
                 await refuse(error, request)(scope, receive, send)
                 return
+            with structlog.contextvars.bound_contextvars(tenant=str(scope["state"]["caller"].tenant)):
+                await self.app(scope, receive, send)
+            return
         await self.app(scope, receive, send)
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 
 from service.database import Sessions
 from service.key_uses import Uses
+from service.metrics import Metrics
 from service.queue import Queue
 from service.settings import Settings
 from service.tenancy import Caller, bound
@@ -39,6 +40,7 @@ class Context:
     """How many uploads each key is sending just now."""
     coming: dict[UUID, set[Body]] = field(default_factory=dict)
     """What is being received, by upload."""
+    metrics: Metrics = field(default_factory=Metrics)
 
 
 @dataclass(frozen=True, kw_only=True)

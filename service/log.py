@@ -1,4 +1,7 @@
-"""What the service says while it runs: one JSON line a request on stderr. No bodies, no headers, no keys."""
+"""What service and worker say while they run: JSON lines on stderr, one a request. No bodies, no headers, no keys.
+
+Lines say of what they are: `request`, `tenant`, `job`, `trace`, bound where each is known.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,24 @@ import time
 from uuid import uuid4
 
 import structlog
+from opentelemetry import trace
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.typing import EventDict
+
+from service.tenancy import Caller
 
 log = structlog.get_logger(__name__)
+
+LONGEST = 8192
+SECRETS = {
+    r"(redeem_(?:[0-9a-f]{12}_)?)[A-Za-z0-9_-]{43}": r"\1…",  # API keys
+    r"(whsec_)[A-Za-z0-9+/=]+": r"\1…",  # webhooks' secrets
+    r"(://[^/@\s:]*:)[^/@\s]+@": r"\1…@",  # passwords in addresses of brokers and databases
+    r"(?i)(bearer )\S+": r"\1…",
+    r"-----BEGIN[A-Z ]* PRIVATE KEY-----[^-]*": "…",
+}
+"""Patterns, and what stays of them."""
 
 
 def configure() -> None:
@@ -19,13 +36,32 @@ def configure() -> None:
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
+            _add_trace,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            _without_secrets,
             structlog.processors.JSONRenderer(),
         ],
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+def _add_trace(logger: object, method: str, event: EventDict) -> EventDict:
+    """The trace that a line belongs to, where one is recorded."""
+    here = trace.get_current_span().get_span_context()
+    return {**event, "trace": f"{here.trace_id:032x}"} if here.is_valid else event
+
+
+def _without_secrets(logger: object, method: str, event: EventDict) -> EventDict:
+    """The last net: what looks like a secret is blotted out, whoever put it into a message, and what is long is cut."""
+    return {name: _blotted(value) if isinstance(value, str) else value for name, value in event.items()}
+
+
+def _blotted(text: str) -> str:
+    for pattern, kept in SECRETS.items():
+        text = re.sub(pattern, kept, text)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text)} characters)"
 
 
 class LogRequests:
@@ -54,7 +90,18 @@ class LogRequests:
                 await self.app(scope, receive, send_with_id)
             finally:
                 seconds = round(time.monotonic() - began, 4)
-                log.info("request", method=scope["method"], path=scope["path"], status=status, seconds=seconds)
+                log.info(
+                    "request",
+                    method=scope["method"],
+                    path=scope["path"],
+                    status=status,
+                    seconds=seconds,
+                    **_who(scope["state"].get("caller")),
+                )
+
+
+def _who(caller: Caller | None) -> dict[str, str]:
+    return {} if caller is None else {"tenant": str(caller.tenant), "caller": caller.name}
 
 
 def _request_id(scope: Scope) -> str:

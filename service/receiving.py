@@ -54,6 +54,7 @@ class Body:
                 self._stop(InsufficientStorage("The disk of the store is nearly full."))
             elif block := await self._block(min(store.BLOCK, limit - self.end)):
                 self.end += len(block)
+                self._here.metrics.uploaded.inc(len(block))
                 check_size(self.end, self._here.settings)
                 check_limit(self.end, self._announced)
                 yield block

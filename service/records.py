@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, ScalarSelect, and_, func, or_, select, upd
 from sqlalchemy.orm import Session
 
 from redeem.contract import JobRequest, JobState, UploadKind, UploadState
+from service import tracing
 from service.clock import from_now
 from service.errors import JobFinished, JobNotFinished, NotFound, UnknownReference, UploadIncomplete, WrongKind
 from service.paging import Listing, created_between, make_cursor, read_cursor
@@ -96,6 +97,7 @@ def submit(session: Session, request: JobRequest) -> JobRow:
         priority=request.priority,
         labels=request.labels,
         webhook_id=request.webhook,
+        traceparent=tracing.traceparent(),
     )
     job = add(session, row)
     add_event(session, job, "state")

@@ -8,7 +8,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -60,6 +60,11 @@ class Settings(BaseSettings):
     """After how many days jobs that ended are deleted, and inputs that no job needs. None: never."""
     blob_grace: timedelta = timedelta(hours=1)
     """How old bytes that nothing names have to be before they are removed: longer than a job takes to publish."""
+
+    metrics_token: SecretStr | None = None
+    """The bearer token that Prometheus shows at /metrics, which tells of all tenants. None: there is no /metrics."""
+    traces_url: str = ""
+    """Where spans go, by OTLP over HTTP, like http://collector:4318/v1/traces. Empty: nowhere."""
 
     signing_key: Path | None = None
     """The Ed25519 key that signs provenance, as PEM; hosts of one server may share one, or have one each. By default a

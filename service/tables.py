@@ -234,6 +234,9 @@ class JobRow(Owned, Base):
     timings: Mapped[dict[str, float]] = mapped_column(Json, default=dict)
     webhook_id: Mapped[UUID | None] = mapped_column(ForeignKey("webhooks.id", ondelete="SET NULL"))
 
+    traceparent: Mapped[str | None] = mapped_column(String(55))
+    """W3C's, of the request that submitted it: its worker goes on with that trace."""
+
     attempts: Mapped[int] = mapped_column(default=0)
     """How often it was claimed."""
     dispatched_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

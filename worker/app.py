@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from service import log
+from service import log, tracing
 from service.queue import TASK, celery_app
 from service.settings import Settings
 
@@ -23,4 +23,5 @@ def sanitize(job_id: str) -> None:
     """Run the job of this id, if it still wants running."""
     from worker.pipeline import run
 
+    tracing.configure(settings, "redeem-worker")  # here: the threads that send spans belong to the child
     run(UUID(job_id), settings)

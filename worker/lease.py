@@ -29,6 +29,7 @@ from redeem.contract import (
     Preprocessing,
     Stage,
 )
+from service import tracing
 from service.clock import from_now
 from service.database import Sessions
 from service.records import add_event, change
@@ -54,6 +55,9 @@ class Lease:
     token: UUID
     sessions: Sessions
     settings: Settings
+    tenant: UUID
+    traceparent: str | None
+    """Of the request that submitted the job."""
     cancelled: threading.Event = field(default_factory=threading.Event)
     lost: threading.Event = field(default_factory=threading.Event)
     written_at: float = 0.0
@@ -94,7 +98,7 @@ def claim(job: UUID, sessions: Sessions, settings: Settings) -> Lease | None:
         if row is None:
             return None
         add_event(session, row, "state")
-    return Lease(job, token, sessions, settings)
+    return Lease(job, token, sessions, settings, row.tenant_id, row.traceparent)
 
 
 @contextlib.contextmanager
@@ -134,7 +138,8 @@ def stage(lease: Lease, name: Stage) -> Iterator[None]:
     _write(lease, event="stage", stage=name, progress=0.0)
     check(lease)
     started = time.monotonic()
-    yield
+    with tracing.span(name):
+        yield
     taken = {name.value: round(time.monotonic() - started, 3)}
     _write(lease, timings={**timings(lease), **taken}, progress=1.0)
     check(lease)

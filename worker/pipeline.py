@@ -27,6 +27,7 @@ from redeem.contract import (
     Tap,
     Verdict,
 )
+from service import tracing
 from service.database import open_engine, sessions
 from service.settings import Settings
 from service.store import open_store, remove
@@ -52,7 +53,7 @@ from worker.lease import (
 from worker.stages.assess import as_triggers, assess
 from worker.stages.attention_pictures import attention_pictures
 from worker.stages.checkpoints import CHECKPOINT, keeping, read_checkpoint
-from worker.stages.device import environment, pick
+from worker.stages.device import environment, peak_memory, pick
 from worker.stages.errors import StageError
 from worker.stages.fetch import fetch
 from worker.stages.flags import flags
@@ -78,7 +79,12 @@ def run(job: UUID, settings: Settings) -> None:
         if lease is None:
             log.info("nothing to do", job=str(job))
             return
-        with heartbeat(lease), tempfile.TemporaryDirectory(prefix="redeem-job-") as folder:
+        with (
+            structlog.contextvars.bound_contextvars(job=str(job), tenant=str(lease.tenant)),
+            tracing.continued(lease.traceparent, "job", {"redeem.job": str(job), "redeem.tenant": str(lease.tenant)}),
+            heartbeat(lease),
+            tempfile.TemporaryDirectory(prefix="redeem-job-") as folder,
+        ):
             _run_to_its_end(lease, open_store(settings), Path(folder))
     except LeaseLost:
         log.warning("lease lost", job=str(job))
@@ -89,18 +95,18 @@ def run(job: UUID, settings: Settings) -> None:
 def _run_to_its_end(lease: Lease, store: ObjectStore, folder: Path) -> None:
     try:
         sanitize(lease, store, folder)
-        log.info("succeeded", job=str(lease.job))
+        log.info("succeeded", **peak_memory())
     except (LeaseLost, OperationalError):  # without a database nothing can be said; the lease brings the job back
         raise
     except Cancelled:
         _remove_checkpoint(lease, store)
         end_cancelled(lease)
     except (AlgorithmError, StageError) as error:
-        log.info("failed", job=str(lease.job), code=error.code)
+        log.info("failed", code=error.code)
         _remove_checkpoint(lease, store)
         fail(lease, JobError(code=error.code, detail=str(error), hint=error.hint))
     except Exception as error:
-        log.exception("failed", job=str(lease.job))
+        log.exception("failed")
         _remove_checkpoint(lease, store)
         fail(lease, _unforeseen(error))
 
@@ -213,7 +219,7 @@ def _remove_checkpoint(lease: Lease, store: ObjectStore) -> None:
         try:
             remove(store, superseded)
         except Exception:
-            log.exception("checkpoint not removed", job=str(lease.job))
+            log.exception("checkpoint not removed")
 
 
 def _report(

@@ -42,7 +42,11 @@ def test_what_is_not_there_is_a_problem_too(service: Service, method: str, path:
 
 @pytest.mark.parametrize(
     ("path", "allowed"),
-    [("/v1/jobs", "GET, POST"), (f"/v1/jobs/{uuid4()}/weights", "GET, HEAD"), ("/v1/uploads/1/content", "PUT")],
+    [
+        ("/v1/jobs", "GET, POST"),
+        (f"/v1/jobs/{uuid4()}/weights", "GET, HEAD"),
+        ("/v1/uploads/1/content", "HEAD, PATCH, PUT"),
+    ],
 )
 def test_who_asks_wrongly_is_told_all_the_methods_of_a_path(service: Service, path: str, allowed: str) -> None:
     answer = service.http.options(path)

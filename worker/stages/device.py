@@ -16,6 +16,11 @@ def pick() -> torch.device:
     return torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
 
 
+def peak_memory() -> dict[str, int]:
+    """For a log line: the most bytes that this process had allocated on its GPU. Nothing where there is none."""
+    return {"gpu_bytes": torch.cuda.max_memory_allocated()} if torch.cuda.is_available() else {}
+
+
 def environment(device: torch.device, version: str) -> contract.Environment:
     """What a number in a report depends on besides inputs and seed."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU {platform.machine()}"

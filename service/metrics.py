@@ -1,0 +1,145 @@
+"""What Prometheus reads at /metrics. What the database knows is read from it at each scrape, and is the same whichever
+process of the API is asked: take one, or the maximum. What only this process knows is counted here: add them up.
+
+Labels have few values: states, stages, routes as they are written, methods that exist. Nothing tells tenants apart.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from redeem.contract import JobState, Stage, UploadState
+from service.clock import from_now
+from service.database import Sessions
+from service.tables import JobRow, UploadRow, now
+
+SECONDS = (1, 5, 15, 60, 180, 600, 1800, 3600, 4 * 3600, 12 * 3600, 24 * 3600)
+SETTLED = timedelta(seconds=5)
+"""An end that is written as of now may be committed a moment later; older ones are there."""
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+
+
+@dataclass
+class Metrics:
+    """What this process counted since it started."""
+
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    reading: threading.Lock = field(default_factory=threading.Lock)
+    observed_until: datetime = field(default_factory=now)
+
+    def __post_init__(self) -> None:
+        self.requests = Histogram(
+            "redeem_http_request_seconds",
+            "Answers to requests, to their last byte.",
+            ["method", "route", "status"],
+            registry=self.registry,
+        )
+        self.uploaded = Counter("redeem_upload_bytes", "Bytes of uploads that came in.", registry=self.registry)
+        self.jobs = Histogram(
+            "redeem_job_seconds",
+            "Jobs that ended since this process started, from their first claim to their end.",
+            ["state"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.stages = Histogram(
+            "redeem_stage_seconds", "Their stages.", ["stage"], buckets=SECONDS, registry=self.registry
+        )
+
+
+class MeasureRequests:
+    """ASGI middleware: how long answers take, by route."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began, status = time.monotonic(), 500
+
+        async def noting_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noting_status)
+        finally:
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            measured = scope["app"].state.context.metrics.requests.labels(method, _route(scope), status)
+            measured.observe(time.monotonic() - began)
+
+
+def exposition(metrics: Metrics, readers: Sessions) -> bytes:
+    """All of it, as Prometheus reads it."""
+    with metrics.reading, readers() as session:
+        _observe_ends(metrics, session)
+        now_there = CollectorRegistry()
+        now_there.register(_Fixed(list(_standing(session))))
+    return generate_latest(now_there) + generate_latest(metrics.registry)
+
+
+class _Fixed(Collector):
+    def __init__(self, families: list[Metric]) -> None:
+        self.families = families
+
+    def collect(self) -> list[Metric]:
+        return self.families
+
+
+def _standing(session: Session) -> Iterator[Metric]:
+    """How things are in the database."""
+    jobs = GaugeMetricFamily("redeem_jobs", "Jobs by state.", labels=["state"])
+    counts = _counts(session, JobRow)
+    for state in JobState:
+        jobs.add_metric([state], counts.get(state, 0))
+    yield jobs
+    oldest = session.scalar(select(func.min(JobRow.created_at)).where(JobRow.state == JobState.queued))
+    age = 0.0 if oldest is None else max(0.0, (now() - oldest).total_seconds())
+    yield GaugeMetricFamily("redeem_oldest_queued_seconds", "Age of the job that waits longest.", age)
+    uploads = GaugeMetricFamily("redeem_uploads", "Uploads by state.", labels=["state"])
+    counts = _counts(session, UploadRow)
+    for upload_state in UploadState:
+        uploads.add_metric([upload_state], counts.get(upload_state, 0))
+    yield uploads
+
+
+def _counts(session: Session, table: type[JobRow] | type[UploadRow]) -> dict[str, int]:
+    rows = session.execute(select(table.state, func.count()).group_by(table.state))
+    return {state: count for state, count in rows}  # noqa: C416  a row is more than a pair to mypy
+
+
+def _observe_ends(metrics: Metrics, session: Session) -> None:
+    """Every job that ended since the last look, once."""
+    ended = select(JobRow.state, JobRow.started_at, JobRow.finished_at, JobRow.timings).where(
+        JobRow.finished_at > metrics.observed_until, JobRow.finished_at <= from_now(-SETTLED)
+    )
+    for state, started_at, finished_at, timings in session.execute(ended.order_by(JobRow.finished_at)):
+        metrics.observed_until = finished_at or metrics.observed_until
+        if started_at is not None and finished_at is not None:
+            metrics.jobs.labels(state).observe((finished_at - started_at).total_seconds())
+        for stage in Stage:
+            if stage in timings:
+                metrics.stages.labels(stage).observe(timings[stage])
+
+
+def _route(scope: Scope) -> str:
+    """As it is written, with `{id}` for every id; `none` where no route matched."""
+    path = getattr(scope.get("route"), "path", None)
+    if path is None:
+        return "none"
+    return f"/v1{path}" if scope["path"].startswith("/v1/") else str(path)  # a route does not know its router's prefix
