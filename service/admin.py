@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from service import database, key_admin, log, migrate, queue, signing, upkeep
+from service import audit_admin, database, key_admin, log, migrate, queue, signing, upkeep
 from service.context import Context
 from service.errors import UNAVAILABLE, DatabaseUnavailable, ServiceError
 from service.settings import Settings
@@ -73,6 +73,8 @@ COMMANDS: dict[str, Callable[..., Answer]] = {
     "db check": check,
     "db gc": collect_garbage,
     "signing rotate": rotate_signing_key,
+    "audit verify": audit_admin.verify,
+    "audit export": audit_admin.export,
     "tenants create": key_admin.create_tenant,
     "tenants list": key_admin.list_tenants,
     "keys create": key_admin.create_key,

@@ -11,10 +11,10 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import Engine
 from starlette.middleware import Middleware
 
-from service import database, dispatcher, errors, key_uses, keys, log, migrate, queue, signing, tracing, upkeep
-from service.auth import Authenticate
+from service import database, dispatcher, errors, keys, log, migrate, notes, queue, rates, signing, tracing, upkeep
+from service.auth import Authenticate, Gate
 from service.context import Context
-from service.errors import DatabaseUnavailable, InvalidRequest, MissingScope, Unauthorized
+from service.errors import DatabaseUnavailable, InvalidRequest, MissingScope, RateLimited, Unauthorized
 from service.limits import LimitBody
 from service.metrics import MeasureRequests
 from service.responses import describe, refusals
@@ -59,7 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     errors.install(app)
-    everywhere = refusals(Unauthorized, MissingScope, InvalidRequest, DatabaseUnavailable)
+    everywhere = refusals(Unauthorized, MissingScope, InvalidRequest, RateLimited, DatabaseUnavailable)
     v1 = APIRouter(prefix="/v1", responses=everywhere)
     for route in (
         uploads,
@@ -87,19 +87,21 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     context = await run_in_threadpool(_open, app.state.settings)
     app.state.context = context
+    app.state.gate = gate = Gate(context.readers, rates.open_rates(context.settings), context.notes)
     stop = Event()
     work = (dispatcher, delivery, upkeep)
     loops = [Thread(target=loop.run, args=(context, stop), name=loop.__name__) for loop in work]
     for loop in loops:
         loop.start()
     try:
-        async with key_uses.noted(context.sessions, context.uses):
+        async with notes.written(context.sessions, context.notes):
             yield
     finally:
         stop.set()
         context.wake.set()
         for loop in loops:
             await run_in_threadpool(loop.join)
+        await gate.rates.close()
         context.queue.close()
         context.engine.dispose()
 

@@ -13,8 +13,8 @@ from obstore.store import ObjectStore
 from sqlalchemy import Engine
 
 from service.database import Sessions
-from service.key_uses import Uses
 from service.metrics import Metrics
+from service.notes import Notes
 from service.queue import Queue
 from service.settings import Settings
 from service.tenancy import Caller, bound
@@ -35,7 +35,7 @@ class Context:
     queue: Queue
     wake: Event = field(default_factory=Event)
     """Set when there is something to dispatch."""
-    uses: Uses = field(default_factory=dict)
+    notes: Notes = field(default_factory=Notes)
     sending: Counter[str] = field(default_factory=Counter)
     """How many uploads each key is sending just now."""
     coming: dict[UUID, set[Body]] = field(default_factory=dict)

@@ -32,6 +32,9 @@ ServiceError
 │   ├── HashMismatch            the bytes do not have the announced hash
 │   └── EmptyUpload             there were no bytes
 ├── TooManyUploads         429  as many uploads as a key may send at once are under way
+├── RateLimited            429  too many requests in this minute
+├── JobQuotaExceeded       429  too many jobs of the tenant wait
+├── StorageQuotaExceeded   403  the tenant stores as much as it may
 ├── UploadInterrupted      400  the bytes stopped before their end
 ├── ArtifactLost           500  a recorded file is not in the store
 ├── DatabaseUnavailable    503  the database does not answer
@@ -256,6 +259,22 @@ class DatabaseUnavailable(ServiceError):
     status, code = 503, "database_unavailable"
     hint = "Try again shortly; GET /readyz tells what this server is missing."
     headers: Mapping[str, str] = {"Retry-After": "5"}
+
+
+class RateLimited(ServiceError):
+    status, code = 429, "rate_limited"
+    hint = "Wait as long as Retry-After says; with ?wait= or events a job is followed with few requests."
+
+
+class JobQuotaExceeded(ServiceError):
+    status, code = 429, "job_quota_exceeded"
+    hint = "Submit again when jobs of yours have begun, or have the operator raise REDEEM_MAX_QUEUED_JOBS."
+    headers: Mapping[str, str] = {"Retry-After": "60"}
+
+
+class StorageQuotaExceeded(ServiceError):
+    status, code = 403, "storage_quota_exceeded"
+    hint = "Delete what is not needed any more, or have the operator raise REDEEM_MAX_STORED_BYTES."
 
 
 class InsufficientStorage(ServiceError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from redeem.access import Key, NewKey, Scope, Tenant
-from service import database, keys, migrate
+from service import audit, database, keys, migrate
 from service.errors import DatabaseUnavailable, InvalidRequest, NotFound
 from service.settings import Settings
 from service.tables import ApiKey, TenantRow, now
@@ -44,7 +45,7 @@ class KeyEnded(InvalidRequest):
 
 def create_tenant(settings: Settings, name: str) -> Answer:
     """Raises BadTenant."""
-    with _changing(settings) as session:
+    with administering(settings) as session:
         if not NAME.fullmatch(name):
             raise BadTenant(f"{name!r} is no name for a tenant.")
         if session.scalar(select(TenantRow.id).where(TenantRow.name == name)):
@@ -52,17 +53,18 @@ def create_tenant(settings: Settings, name: str) -> Answer:
         row = TenantRow(name=name)
         session.add(row)
         session.flush()
+        audit.note(session, "tenant.created", row.name, row.id)
         return _tenant(row)
 
 
 def list_tenants(settings: Settings) -> Answer:
-    with _changing(settings) as session:
+    with administering(settings) as session:
         return {"tenants": [_tenant(row) for row in session.scalars(select(TenantRow).order_by(TenantRow.name))]}
 
 
 def create_key(settings: Settings, name: str, tenant: str, scopes: list[str], days: float | None) -> Answer:
     """A key that ends after `days`, or never. Raises UnknownTenant."""
-    with _changing(settings) as session:
+    with administering(settings) as session:
         owner = session.scalar(select(TenantRow).where(TenantRow.name == tenant))
         if owner is None:
             raise UnknownTenant(f"There is no tenant {tenant}.")
@@ -72,7 +74,7 @@ def create_key(settings: Settings, name: str, tenant: str, scopes: list[str], da
 
 def list_keys(settings: Settings, tenant: str | None) -> Answer:
     """The keys of one tenant or of all, oldest first. Raises UnknownTenant."""
-    with _changing(settings) as session:
+    with administering(settings) as session:
         query = select(ApiKey).order_by(ApiKey.id)
         if tenant is not None:
             owner = session.scalar(select(TenantRow.id).where(TenantRow.name == tenant))
@@ -84,22 +86,25 @@ def list_keys(settings: Settings, tenant: str | None) -> Answer:
 
 def revoke_key(settings: Settings, prefix: str) -> Answer:
     """Refuse a key from now on; again changes nothing. Raises UnknownKey."""
-    with _changing(settings) as session:
+    with administering(settings) as session:
         row = _find(session, prefix)
-        row.revoked_at = row.revoked_at or now()
+        if row.revoked_at is None:
+            row.revoked_at = now()
+            audit.note(session, "key.revoked", row.prefix, row.tenant_id)
         return _key(session, row)
 
 
 def rotate_key(settings: Settings, prefix: str, overlap_hours: float) -> Answer:
     """A new key like an old one, with its lifetime begun anew. The old one works for so many hours more. Raises
     UnknownKey, or KeyEnded where the old one works no longer."""
-    with _changing(settings) as session:
+    with administering(settings) as session:
         old = _find(session, prefix)
         moment = now()
         if old.revoked_at is not None or _ends_by(old, moment):
             raise KeyEnded(f"Key {prefix} works no longer, so nothing takes over from it.")
         expires_at = None if old.expires_at is None else moment + (old.expires_at - old.created_at)
         made = keys.create(session, old.tenant_id, old.name, map(Scope, old.scopes), expires_at)
+        audit.note(session, "key.rotated", prefix, old.tenant_id)
         end = moment + timedelta(hours=overlap_hours)
         if overlap_hours == 0:
             old.revoked_at = moment
@@ -109,14 +114,14 @@ def rotate_key(settings: Settings, prefix: str, overlap_hours: float) -> Answer:
 
 
 @contextmanager
-def _changing(settings: Settings) -> Iterator[Session]:
+def administering(settings: Settings) -> Iterator[Session]:
     """A session that reaches every tenant. Raises DatabaseUnavailable where migrations are missing."""
     engine = database.open_engine(settings)
     try:
         with engine.connect() as connection:
             if not migrate.is_at_head(connection):
                 raise DatabaseUnavailable("The database is not at the newest migration; run `redeem db upgrade` first.")
-        with database.sessions(engine).begin() as session:
+        with dataclasses.replace(database.sessions(engine), info={"actor": "operator"}).begin() as session:
             yield session
     finally:
         engine.dispose()

@@ -22,6 +22,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from redeem.access import Scope
+from service import audit
 from service.database import Sessions
 from service.settings import Settings
 from service.tables import DEFAULT_TENANT, ApiKey
@@ -57,6 +58,7 @@ def create(
     )
     session.add(row)
     session.flush()
+    audit.note(session, "key.created", prefix, tenant)
     return row, key
 
 

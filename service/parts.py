@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from redeem.contract import UploadState
+from service import audit
 from service.tables import BundleRow, ModelRow, UploadPartRow, UploadRow, now
 
 
@@ -52,6 +53,7 @@ def complete(session: Session, upload: UUID, size: int, sha256: str) -> bool:
     done = _change(session, upload, UploadRow.state == UploadState.open, **values)
     if done:
         _delete_rows(session, upload)
+        audit.note(session, "upload.completed", upload)
     return done
 
 
@@ -61,6 +63,7 @@ def remove(session: Session, upload: UUID, *conditions: ColumnElement[bool]) -> 
         return False
     _delete_rows(session, upload)
     session.execute(delete(UploadRow).where(UploadRow.id == upload))
+    audit.note(session, "upload.deleted", upload)
     return True
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, ScalarSelect, and_, func, or_, select, upd
 from sqlalchemy.orm import Session
 
 from redeem.contract import JobRequest, JobState, UploadKind, UploadState
-from service import tracing
+from service import audit, tracing
 from service.clock import from_now
 from service.errors import JobFinished, JobNotFinished, NotFound, UnknownReference, UploadIncomplete, WrongKind
 from service.paging import Listing, created_between, make_cursor, read_cursor
@@ -79,6 +79,7 @@ def complete_upload_of(session: Session, id: UUID, kind: UploadKind) -> UploadRo
 def add(session: Session, row: Row) -> Row:
     session.add(row)
     session.flush()
+    audit.note(session, f"{NAMES[type(row)]}.created", row.id)
     return row
 
 
@@ -144,8 +145,14 @@ def cancel(session: Session, id: UUID) -> JobRow:
     )
     if job is not None:
         add_event(session, job, "state")
+        audit.note(session, "job.cancelled", id)
         return job
-    job = change(session, id, JobRow.state == JobState.running, cancel_requested=True) or find(session, JobRow, id)
+    asked = JobRow.cancel_requested.is_(False)
+    job = change(session, id, JobRow.state == JobState.running, asked, cancel_requested=True)
+    if job is not None:
+        audit.note(session, "job.cancelled", id)
+        return job
+    job = find(session, JobRow, id)
     if job.state in (JobState.succeeded, JobState.failed):
         raise JobFinished(f"The job has {job.state}; there is nothing to cancel.")
     return job
@@ -171,6 +178,7 @@ def retry(session: Session, id: UUID) -> JobRow:
     )
     if job is not None:
         add_event(session, job, "state")
+        audit.note(session, "job.retried", id)
         return job
     job = find(session, JobRow, id)
     if job.state == JobState.succeeded:

@@ -9,6 +9,7 @@ from fastapi.params import Depends
 from fastapi.security import HTTPBearer, SecurityScopes
 
 from redeem.access import Scope
+from service.auth import note_refusal
 from service.errors import MissingScope
 
 # Authenticate has checked the key long before; this tells /docs that there is one to give.
@@ -20,7 +21,9 @@ async def _check(asked: SecurityScopes, request: Request, _: Annotated[object, S
     for scope in asked.scopes:
         if scope not in held and Scope.admin not in held:
             challenge = f'Bearer realm="redeem", error="insufficient_scope", scope="{scope}"'
-            raise MissingScope(f"This key lacks the scope `{scope}`.", headers={"WWW-Authenticate": challenge})
+            error = MissingScope(f"This key lacks the scope `{scope}`.", headers={"WWW-Authenticate": challenge})
+            note_refusal(request.app.state.context.notes, request, error)
+            raise error
 
 
 def _needs(scope: Scope) -> list[Depends]:

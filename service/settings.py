@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -46,6 +46,16 @@ class Settings(BaseSettings):
     upload_patience: timedelta = timedelta(seconds=30)
     min_free_bytes: int = Field(2**30, ge=0)
     """Uploads are refused rather than that the disk of the store has less left."""
+    requests_per_minute: int = Field(60_000, ge=1)
+    """Of each key."""
+    failures_per_minute: int = Field(1_000, ge=1)
+    """Requests without a good key, of each address; beyond them it is told to wait."""
+    count_requests_in: Literal["memory", "broker"] = "memory"
+    """Whether each process of the API counts requests for itself, or all together in the broker's Redis or Valkey."""
+    max_queued_jobs: int = Field(10_000, ge=1)
+    """Of each tenant."""
+    max_stored_bytes: int = Field(0, ge=0)
+    """Of each tenant, uploads and the files of its jobs together. 0: as many as there is room for."""
     lease: timedelta = timedelta(seconds=30)
     """A worker that gave no heartbeat for this long is taken for dead, and its job is queued again."""
     heartbeat: timedelta = timedelta(seconds=5)

@@ -130,6 +130,24 @@ class SigningKeyRow(Base):
     retired_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
+class AuditRow(Base):
+    """A line of the audit log. Only `service.audit` adds them, and the database refuses to change or remove any."""
+
+    __tablename__ = "audit_log"
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    at: Mapped[datetime] = mapped_column(UtcDateTime)
+    tenant: Mapped[UUID | None]
+    actor: Mapped[str] = mapped_column(String(255))
+    action: Mapped[str] = mapped_column(String(64))
+    object: Mapped[str] = mapped_column(String(255))
+    outcome: Mapped[str] = mapped_column(String(64))
+    address: Mapped[str] = mapped_column(String(64))
+    request: Mapped[str] = mapped_column(String(128))
+    previous: Mapped[str] = mapped_column(String(64))
+    """The hash of the row before; `hash` covers it and everything else in this one."""
+    hash: Mapped[str] = mapped_column(String(64))
+
+
 class IdempotencyRow(Owned, Base):
     """Which resource a client's `Idempotency-Key` made, and from what request: both kept as hashes."""
 

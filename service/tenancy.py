@@ -26,6 +26,9 @@ class Caller:
     tenant: UUID
     name: str
     scopes: frozenset[Scope] = frozenset()
+    address: str = ""
+    request: str = ""
+    """The id of the request."""
 
 
 class TenantSession(Session):

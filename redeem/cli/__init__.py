@@ -13,7 +13,7 @@ import typer
 from typer.exceptions import TyperException
 from typer.rich_utils import rich_format_error
 
-from redeem.cli import db, delete, demo, doctor, jobs, keys, purify, results, serve, signing, submit, verify
+from redeem.cli import audit, db, delete, demo, doctor, jobs, keys, purify, results, serve, signing, submit, verify
 from redeem.cli.output import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, print_error
 from redeem.errors import RedeemError
 
@@ -42,6 +42,7 @@ for command in (
     app.command()(command)
 app.add_typer(db.app, name="db")
 app.add_typer(signing.app, name="signing")
+app.add_typer(audit.app, name="audit")
 app.add_typer(keys.keys, name="keys")
 app.add_typer(keys.tenants, name="tenants")
 

@@ -17,7 +17,7 @@ from obstore.exceptions import BaseError
 from starlette.datastructures import Headers
 
 from redeem.contract import Upload, UploadState
-from service import blobs, parts, records, store
+from service import blobs, parts, quotas, records, store
 from service.context import Context, Here
 from service.errors import (
     BadUploadHeader,
@@ -28,6 +28,7 @@ from service.errors import (
     NotFound,
     ServiceError,
     SizeMismatch,
+    StorageQuotaExceeded,
     TooLarge,
     TooManyUploads,
     TooSlow,
@@ -53,6 +54,7 @@ RECEIVING = (
     EmptyUpload,
     TooManyUploads,
     InsufficientStorage,
+    StorageQuotaExceeded,
 )
 """Why bytes may be refused, however they come."""
 TAKEN: Responses = {204: {"description": "They are there, and more is expected"}}
@@ -294,6 +296,7 @@ def _set_complete(here: Context, id: UUID, digest: store.Digest) -> Upload:
         if not parts.complete(session, id, digest.size, digest.sha256):
             records.find(session, UploadRow, id)
             raise UploadComplete(f"Upload {id} got its bytes from another request meanwhile.")
+        quotas.check_bytes(session, here.settings, 0)
         return Upload.model_validate(records.find(session, UploadRow, id), from_attributes=True)
 
 

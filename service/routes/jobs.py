@@ -28,12 +28,13 @@ from redeem.contract import (
 )
 from redeem.detector_options import DETECTOR_OPTIONS
 from redeem.options import PURIFIER_OPTIONS
-from service import examples, records
+from service import examples, quotas, records
 from service.context import Context, Here
 from service.errors import (
     InvalidRequest,
     JobFinished,
     JobNotFinished,
+    JobQuotaExceeded,
     NotFound,
     UnknownMethod,
     UnknownReference,
@@ -63,7 +64,7 @@ class JobListing(Listing):
     "/jobs",
     dependencies=JOBS_WRITE,
     status_code=202,
-    responses=refusals(*CREATING, UnknownReference, WrongKind, UnknownMethod),
+    responses=refusals(*CREATING, UnknownReference, WrongKind, UnknownMethod, JobQuotaExceeded),
 )
 def create_job(
     request: Annotated[JobRequest, Body(openapi_examples=examples.JOB)],
@@ -85,7 +86,7 @@ def create_job(
             _check_bundle(session, request.triggered, BundleRole.triggered)
         if request.webhook is not None:
             records.referenced(session, WebhookRow, request.webhook)
-        job = resource(once(session, idempotency_key, request, JobRow, lambda: records.submit(session, resolved)))
+        job = resource(once(session, idempotency_key, request, JobRow, lambda: _submit(session, here, resolved)))
     here.wake.set()
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     response.headers["Retry-After"] = "5"
@@ -136,11 +137,12 @@ def cancel_job(id: UUID, here: Here) -> Job:
     "/jobs/{id}/retry",
     dependencies=JOBS_WRITE,
     status_code=202,
-    responses=refusals(NotFound, JobFinished, JobNotFinished),
+    responses=refusals(NotFound, JobFinished, JobNotFinished, JobQuotaExceeded),
 )
 def retry_job(id: UUID, here: Here) -> Job:
     """Try a job again that failed or was cancelled, as it was submitted. What its earlier attempts finished is kept."""
     with here.sessions.begin() as session:
+        quotas.check_jobs(session, here.settings)
         job = resource(records.retry(session, id))
     here.wake.set()
     return job
@@ -160,6 +162,11 @@ def resource(row: JobRow) -> Job:
         webhook=row.webhook_id,
         error=error,
     )
+
+
+def _submit(session: Session, here: Context, request: JobRequest) -> JobRow:
+    quotas.check_jobs(session, here.settings)
+    return records.submit(session, request)
 
 
 def _read(here: Context, id: UUID) -> Job:

@@ -7,11 +7,12 @@ from uuid import UUID
 
 from fastapi import APIRouter, Body, Query, Request, Response
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from redeem.contract import Page, Upload, UploadKind, UploadRequest, UploadState
-from service import blobs, examples, parts, records, store
+from service import blobs, examples, parts, quotas, records, store
 from service.context import Context, Here
-from service.errors import InsufficientStorage, NotFound, UploadInUse
+from service.errors import InsufficientStorage, NotFound, StorageQuotaExceeded, UploadInUse
 from service.idempotency import IdempotencyKey, once
 from service.paging import FileListing, link_next
 from service.receiving import check_room, check_size
@@ -28,7 +29,10 @@ class UploadListing(FileListing):
 
 
 @router.post(
-    "/uploads", dependencies=UPLOADS_WRITE, status_code=201, responses=refusals(*CREATING, InsufficientStorage)
+    "/uploads",
+    dependencies=UPLOADS_WRITE,
+    status_code=201,
+    responses=refusals(*CREATING, InsufficientStorage, StorageQuotaExceeded),
 )
 def open_upload(
     request: Annotated[UploadRequest, Body(openapi_examples=examples.UPLOAD)],
@@ -48,7 +52,7 @@ def open_upload(
             idempotency_key,
             request,
             UploadRow,
-            lambda: records.add(session, UploadRow(**request.model_dump() | standing)),
+            lambda: _open(session, here, request.model_dump() | standing),
         )
     response.headers["Location"] = f"/v1/uploads/{row.id}"
     return Upload.model_validate(row, from_attributes=True)
@@ -93,6 +97,11 @@ def delete_upload(id: UUID, here: Here) -> None:
     store.discard_parts(here.store, id)
     if upload.sha256 is not None:
         blobs.collect(here, [upload.sha256])
+
+
+def _open(session: Session, here: Context, fields: dict[str, Any]) -> UploadRow:
+    quotas.check_bytes(session, here.settings, fields["size"] or 0)
+    return records.add(session, UploadRow(**fields))
 
 
 def _remove(here: Context, id: UUID) -> bool:

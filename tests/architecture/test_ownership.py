@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from service.tables import Base, OfJob, Owned, SigningKeyRow, TenantRow
+from service.tables import AuditRow, Base, OfJob, Owned, SigningKeyRow, TenantRow
 
-NOBODYS = {TenantRow, SigningKeyRow}
+NOBODYS = {TenantRow, SigningKeyRow, AuditRow}
 """What the server has for itself. Anything else without an owner would be a leak."""
 
 

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import update
 
 from redeem.access import Scope
-from service import key_uses, keys
+from service import auth, keys, notes
 from service.settings import Settings
 from service.tables import DEFAULT_TENANT, ApiKey, now
 from tests.service.running import Service, problem, serving, wait_until
@@ -59,12 +59,16 @@ def test_a_key_of_the_old_form_goes_on_working(service: Service) -> None:
     assert status(service, f"{OLD[:-1]}y") == 401
 
 
-def test_an_expired_key_and_a_revoked_one_are_refused_and_say_why(service: Service) -> None:
+def test_an_expired_key_and_a_revoked_one_are_refused_and_say_why(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "REMEMBERED", 0.3)
     expired = service.key(expires_at=now() - timedelta(seconds=1))
     lasting = service.key(expires_at=now() + timedelta(hours=1))
     assert status(service, lasting) == 200
     with service.parts.sessions.begin() as session:
         session.execute(update(ApiKey).where(ApiKey.id == row_of(service, lasting).id).values(revoked_at=now()))
+    wait_until(lambda: status(service, lasting) == 401)
     for key, reason in ((expired, "expired"), (lasting, "revoked")):
         answer = httpx.get(f"{service.url}/v1/jobs", headers={"Authorization": f"Bearer {key}"})
         assert reason in problem(answer, 401, "unauthorized")["detail"]
@@ -72,7 +76,7 @@ def test_an_expired_key_and_a_revoked_one_are_refused_and_say_why(service: Servi
 
 @pytest.fixture
 def quick(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    monkeypatch.setattr(key_uses, "EVERY", 0.05)
+    monkeypatch.setattr(notes, "EVERY", 0.05)
     with serving(settings) as running:
         yield running
 

@@ -12,6 +12,7 @@ import pytest
 
 from redeem.cli import main
 from redeem.errors import RedeemError
+from service import auth
 from service.admin import COMMANDS
 from service.errors import ServiceError
 from service.settings import Settings
@@ -44,12 +45,14 @@ class Shell:
 @pytest.fixture
 def remote_shell(service: Service, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
     monkeypatch.delenv("REDEEM_DATABASE_URL", raising=False)
+    monkeypatch.setattr(auth, "REMEMBERED", 0.0)
     return Shell(service.parts.settings.data, capsys)
 
 
 @pytest.fixture
 def shell(remote_shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Shell:
     monkeypatch.setattr("redeem.cli.keys.administer", run_here)
+    monkeypatch.setattr("redeem.cli.audit.administer", run_here)
     return remote_shell
 
 
@@ -143,3 +146,17 @@ def test_a_database_without_tables_is_told_to_be_upgraded(
     tmp_path: Path, shell: Shell, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "redeem db upgrade" in Shell(tmp_path, capsys).run("keys", "list")[2]
+
+
+def test_the_audit_log_is_verified_and_exported(service: Service, shell: Shell) -> None:
+    prefix = shell.json("keys", "create", "audited")["prefix"]
+    code, out, _ = shell.run("audit", "verify")
+    assert (code, "is whole" in out) == (0, True)
+    rows = [json.loads(line) for line in shell.run("audit", "export")[1].splitlines()]
+    assert (rows[-1]["action"], rows[-1]["object"], rows[-1]["actor"]) == ("key.created", prefix, "operator")
+    assert shell.json("audit", "verify", "--head", rows[-1]["hash"])["rows"] == len(rows)
+    with service.parts.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TRIGGER audit_log_no_update")
+        connection.exec_driver_sql("UPDATE audit_log SET actor = 'nobody' WHERE seq = 1")
+    code, out, _ = shell.run("audit", "verify")
+    assert (code, "row 1 was changed" in out) == (1, True)

@@ -1,0 +1,33 @@
+"""How much a tenant may have at once: jobs that wait, and bytes that are stored.
+
+Both are counted before each new one, so callers at the same moment may exceed them by a few.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from redeem.contract import JobState
+from service.errors import JobQuotaExceeded, StorageQuotaExceeded
+from service.settings import Settings
+from service.tables import ArtifactRow, JobRow, UploadRow
+
+
+def check_jobs(session: Session, settings: Settings) -> None:
+    """Room for another queued job, or JobQuotaExceeded. `session` is bound to the tenant."""
+    queued = session.scalar(select(func.count()).where(JobRow.state == JobState.queued)) or 0
+    if queued >= settings.max_queued_jobs:
+        raise JobQuotaExceeded(f"{queued} jobs of this tenant wait already, and {settings.max_queued_jobs} may.")
+
+
+def check_bytes(session: Session, settings: Settings, more: int) -> None:
+    """Room for so many bytes more, or StorageQuotaExceeded. `session` is bound to the tenant. Uploads that are under
+    way count with what was announced."""
+    if not settings.max_stored_bytes:
+        return
+    stored = sum(session.scalar(select(func.sum(table.size))) or 0 for table in (UploadRow, ArtifactRow))
+    if stored + more > settings.max_stored_bytes:
+        raise StorageQuotaExceeded(
+            f"This tenant stores {stored} bytes, and may store {settings.max_stored_bytes}; there came {more} more."
+        )
