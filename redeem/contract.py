@@ -289,8 +289,27 @@ class Artifact(Resource):
     sha256: str
 
 
+class ScanFinding(Resource):
+    name: str
+    """What a pickle calls, as in `module.function`."""
+    safety: str
+    """`suspicious` or `dangerous`, in the scanner's words."""
+
+
+class Scan(Resource):
+    """What a scanner says of the pickle in a checkpoint: evidence for the reader. A shorter list than its own decides
+    what is loaded at all."""
+
+    scanner: str
+    findings: list[ScanFinding]
+
+
 class SuspectSummary(Resource):
     sha256: str
+    format: str = "safetensors"
+    """What was uploaded: `safetensors`, or `checkpoint` for a state dict of `torch.save`, `onnx`."""
+    scan: Scan | None = None
+    """None where there was no pickle to scan."""
     architecture: Architecture
     preprocessing: Preprocessing
     parameters: int

@@ -237,6 +237,8 @@ def _report(
         job=lease.job,
         suspect=SuspectSummary(
             sha256=wanted.weights,
+            format=inputs.format,
+            scan=inputs.scan,
             architecture=wanted.architecture.model_copy(
                 update={
                     "num_classes": loaded.num_classes,

@@ -47,4 +47,6 @@ def test_what_breaks_no_rule_is_read(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     header = {"__metadata__": {"format": "pt", "note": "näh"}, "module.layer1.0.conv1.weight": F32}
     path.write_bytes(tensor_file(header))
-    assert torch.equal(read_weights(path)["module.layer1.0.conv1.weight"], torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    assert torch.equal(
+        read_weights(path).tensors["module.layer1.0.conv1.weight"], torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    )

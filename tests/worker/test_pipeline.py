@@ -468,7 +468,7 @@ NETWORK = resnet18(lab.CLASSES, 3, lab.WIDTH)
 GREY = Preprocessing(size=(16, 16), mean=[0.5], std=[0.25], channels="L")
 BAD = {
     "truncated weights": Bad("truncated_file", "announces", {"suspect": lab.weights_file(NETWORK)[:-100]}),
-    "a pickle": Bad("unsupported_weights", "pickle", {"suspect": b"\x80\x04\x95" + bytes(99)}),
+    "a pickle": Bad("format_pickle", "pickle", {"suspect": b"\x80\x04\x95" + bytes(99)}),
     "wrong keys": Bad("weights_mismatch", "unexpected", {"suspect": _renamed(NETWORK)}),
     "wrong class count": Bad(
         "weights_mismatch",

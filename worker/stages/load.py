@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from redeem.architectures import ONNX
-from redeem.contract import Architecture, Preprocessing
+from redeem.contract import Architecture, Preprocessing, Scan
 from worker.algorithms import architectures
 from worker.algorithms.architectures import Loaded
 from worker.algorithms.classifier import Classifier
@@ -20,7 +20,7 @@ from worker.stages.bundle import read_bundle
 from worker.stages.errors import BundleTooSmall, LabelOutOfRange, TargetsMismatch, UnfitPreprocessing
 from worker.stages.fetch import Files
 from worker.stages.onnx_suspect import OnnxSuspect, check_same, load_onnx
-from worker.stages.weights import read_weights
+from worker.stages.weights import Weights, read_weights
 
 FRACTIONS = (0.7, 0.1, 0.2)  # of the clean bundle: to train on, held out for choices, for the MPA of the report
 FEWEST = 20
@@ -53,6 +53,9 @@ class Inputs:
     triggered: Triggered | None
     onnx: OnnxSuspect | None = None
     """Where the suspect came as an ONNX file."""
+    format: str = "safetensors"
+    """Of the suspect's file, as a report has it."""
+    scan: Scan | None = None
 
 
 def load(
@@ -65,7 +68,7 @@ def load(
     device: torch.device,
 ) -> Inputs:
     """Read and check the three files. Raises StageError or AlgorithmError, with a code, for whatever does not fit."""
-    loaded, onnx = _network(files.weights, wanted, preprocessing)
+    loaded, onnx, weights = _network(files.weights, wanted, preprocessing)
     suspect = Classifier(loaded.network, preprocessing.mean, preprocessing.std).eval()
     _check_preprocessing(suspect, loaded, preprocessing)
     suspect.to(device)
@@ -76,14 +79,20 @@ def load(
     if files.triggered is not None and target is not None:
         images = _images(files.triggered, preprocessing, loaded.num_classes)
         triggered = Triggered(images.to(device), _targets(target, len(images), loaded.num_classes).to(device))
-    return Inputs(loaded, suspect, clean, triggered, onnx)
+    if onnx is not None or weights is None:
+        return Inputs(loaded, suspect, clean, triggered, onnx, "onnx")
+    return Inputs(loaded, suspect, clean, triggered, None, weights.kind, weights.scan)
 
 
-def _network(path: Path, wanted: Architecture, preprocessing: Preprocessing) -> tuple[Loaded, OnnxSuspect | None]:
+def _network(
+    path: Path, wanted: Architecture, preprocessing: Preprocessing
+) -> tuple[Loaded, OnnxSuspect | None, Weights | None]:
+    """The network, and the file that it came in, of one kind or the other."""
     if wanted.name == ONNX:
-        return load_onnx(path, wanted, preprocessing.size)
+        return *load_onnx(path, wanted, preprocessing.size), None
     weights = read_weights(path)
-    return architectures.load(wanted.name, wanted.num_classes, wanted.in_channels, wanted.options, weights), None
+    chosen = (wanted.num_classes, wanted.in_channels, wanted.options)
+    return architectures.load(wanted.name, *chosen, weights.tensors), None, weights
 
 
 def rebuilt(inputs: Inputs, state: dict[str, Tensor]) -> Classifier:

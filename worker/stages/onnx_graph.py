@@ -17,7 +17,7 @@ from worker.stages import confinement, sandbox
 from worker.stages.errors import ReadingFailed, Refused
 from worker.stages.onnx_bytes import Place, with_numbers
 from worker.stages.onnx_file import GRAPH, MOST_BYTES, TENSORS
-from worker.stages.weights import read_weights
+from worker.stages.weights import read_tensors
 
 MOST_JSON = 2**27  # bytes
 CPU, WALL = 300, 600.0  # seconds
@@ -46,7 +46,7 @@ def read_onnx(path: Path) -> Read:
         out = Path(folder) / "onnx"
         sandbox.run("flatten_onnx", path, out, {}, limits)
         described = _described(out / GRAPH)
-        numbered = read_weights(out / TENSORS) if described.weights else {}
+        numbered = read_tensors(out / TENSORS) if described.weights else {}
     try:
         tensors = {name: numbered[str(number)] for number, name in enumerate(described.weights)}
         tensors |= {name: constant.tensor() for name, constant in described.constants.items()}

@@ -23,7 +23,7 @@ from worker.stages import confinement, sandbox
 from worker.stages.errors import Refused
 from worker.stages.onnx_graph import Read, as_stored, read_onnx, rewritten
 from worker.stages.onnx_run import LOGITS
-from worker.stages.weights import read_weights
+from worker.stages.weights import read_tensors
 
 COMPARED = 64  # images at most
 TOLERANCE = 1e-4  # of the largest output, or of one where all are smaller
@@ -91,4 +91,4 @@ def _run(content: bytes, images: Tensor, batch: int | None) -> Tensor:
         source, out = Path(folder) / "given", Path(folder) / "onnx"
         source.write_bytes(given)
         sandbox.run("run_onnx", source, out, {"batch": batch}, limits)
-        return read_weights(out / LOGITS)["logits"]
+        return read_tensors(out / LOGITS)["logits"]

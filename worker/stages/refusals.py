@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+_NO_PROGRAM = "A program is not taken, whoever made it. Load it where you trust it, and save its state dict: " + (
+    "`safetensors.torch.save_file(network.state_dict(), path)`."
+)
+_PLAIN = "Save the plain state dict: `torch.save(network.state_dict(), path)`, or better as safetensors."
 _ZIP_AGAIN = "Make the zip file again, from the files themselves, with a common tool."
 _SAVE_AGAIN = "Save the state dict again: `safetensors.torch.save_file(network.state_dict(), path)`."
 _EXPORT_AGAIN = "Export the network again, in evaluation mode, and compare hashes after copying the file."
@@ -27,6 +31,32 @@ REFUSALS = {
     "safetensors_hole": _SAVE_AGAIN,
     "safetensors_trailing_bytes": _SAVE_AGAIN,
     "safetensors_rejected": _SAVE_AGAIN,
+    # What a weights file is: worker/stages/kind.py
+    "format_pickle": _NO_PROGRAM,
+    "format_pickled_module": _NO_PROGRAM,
+    "format_torchscript": _NO_PROGRAM,
+    "format_exported_program": _NO_PROGRAM,
+    "format_legacy_checkpoint": "Load it with a PyTorch that you trust it to, and save it again as safetensors.",
+    "format_archive": "Unpack it, and send the weights file itself.",
+    "format_keras": "Send a PyTorch network's state dict: Keras models are not taken.",
+    "format_gguf": "Send an image classifier's state dict as safetensors: GGUF holds language models.",
+    "format_numpy": "Name the arrays by the network's keys, and save them with `safetensors.numpy.save_file`.",
+    "format_onnx": "Give `onnx` as the name of its architecture, or send the state dict as safetensors.",
+    # A PyTorch checkpoint: worker/stages/kind.py, worker/stages/checkpoint.py
+    "checkpoint_compressed": _PLAIN,
+    "checkpoint_pickles": _PLAIN,
+    "checkpoint_members": _PLAIN,
+    "checkpoint_pickle_too_long": "Send the weights of one classifier, without the optimizer's state.",
+    "checkpoint_byteorder": _PLAIN,
+    "checkpoint_damaged": _PLAIN,
+    "checkpoint_forbidden_global": _NO_PROGRAM,
+    "checkpoint_not_a_state_dict": _PLAIN,
+    "checkpoint_nested": "Put the state dict at the top, or under `state_dict` or `model`, and no deeper.",
+    "checkpoint_not_tensors": "Leave what is no tensor out of the state dict.",
+    "checkpoint_layout": "Send dense tensors: `tensor.to_dense()`, `tensor.dequantize()`.",
+    "checkpoint_dtype": "Convert the tensor: `tensor.float()`.",
+    "checkpoint_view": "Give the tensor numbers of its own: `tensor.contiguous().clone()`.",
+    "checkpoint_shared": "Give each tensor numbers of its own: `tensor.clone()`.",
     # A zip file: worker/stages/zip_directory.py
     "zip_malformed": _ZIP_AGAIN,
     "zip_trailing_bytes": _ZIP_AGAIN,

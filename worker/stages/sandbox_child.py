@@ -23,6 +23,7 @@ RESULT = "result.json"
 TASKS: dict[str, tuple[str, str]] = {
     "flatten_onnx": ("worker.stages.onnx_file", "flatten_onnx"),
     "run_onnx": ("worker.stages.onnx_run", "run_onnx"),
+    "convert_checkpoint": ("worker.stages.checkpoint", "convert"),
     "unpack_images": ("worker.stages.image_folder", "unpack_images"),
 }
 """What the child can do: a module, and a function (source, out, **arguments) in it that gives what JSON can say."""
@@ -51,10 +52,17 @@ def perform(task: Callable[..., dict[str, Any]], source: Path, out: Path, argume
     except StageError as error:
         return {"error": _told(error)}
     except BaseException as error:
-        traceback.print_exc()
+        _say(error)
         if _is_too_much(error):
             return {"error": _told(ReadingTooLarge("reading the file takes more memory or writes more than is given"))}
         return {"error": _told(ReadingFailed(f"the reader of the file broke on it: {type(error).__name__}"))}
+
+
+def _say(error: BaseException) -> None:
+    """For the worker's log. A usual traceback shows source lines, and reads and compiles files for it."""
+    places = [f"{frame.f_code.co_filename}:{line}" for frame, line in traceback.walk_tb(error.__traceback__)]
+    sys.stderr.write("\n".join([*places, f"{type(error).__name__}: {error}"[:1_000]]))
+    sys.stderr.flush()
 
 
 def _told(error: StageError) -> dict[str, str]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
-import pickle
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from worker.stages.errors import Refused, StageError, TruncatedFile, UnsupportedWeights
+from redeem.contract import Scan
+from worker.stages.errors import Refused, StageError, TruncatedFile
 from worker.stages.weights import read_weights, write_weights
 
 STATE = {"b.weight": torch.arange(6.0).view(2, 3), "a": torch.tensor(7), "c": torch.ones(4, dtype=torch.bfloat16)}
@@ -27,7 +27,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_weights_go_out_and_come_back(path: Path) -> None:
     write_weights(path, STATE, {"job": "1"})
-    read = read_weights(path)
+    read = read_weights(path).tensors
     assert read.keys() == STATE.keys()
     for key, tensor in STATE.items():
         assert read[key].dtype == tensor.dtype
@@ -70,41 +70,14 @@ def test_a_longer_file_is_refused(path: Path) -> None:
     assert caught.value.code == "safetensors_trailing_bytes"
 
 
-def saved_by_torch() -> bytes:
-    file = io.BytesIO()
-    torch.save(STATE, file)
-    return file.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("content", "what"),
-    [
-        (saved_by_torch(), "torch.save"),
-        (pickle.dumps({"a": 1}), "pickle"),
-        (b"\x89HDF\r\n\x1a\n" + bytes(50), "HDF5"),
-        (b"\x08\x07\x12\x07pytorch", "ONNX"),
-        (b"#!/bin/sh\necho hello", "something else"),
-    ],
-)
-def test_other_formats_get_advice(path: Path, content: bytes, what: str) -> None:
-    path.write_bytes(content)
-    with pytest.raises(UnsupportedWeights, match=what) as caught:
-        read_weights(path)
-    assert "save_file" in caught.value.hint
-
-
-def test_a_pickle_is_not_run(path: Path, tmp_path: Path) -> None:
-    class Evil:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
-            return Path.touch, (tmp_path / "owned",)  # type: ignore[return-value]
-
-    file = io.BytesIO()
-    torch.save({"a": Evil()}, file)
-    for content in (pickle.dumps(Evil()), file.getvalue()):
-        path.write_bytes(content)
-        with pytest.raises(UnsupportedWeights):
-            read_weights(path)
-    assert not (tmp_path / "owned").exists()
+def test_a_checkpoint_is_read_by_a_child(path: Path) -> None:
+    torch.save({"state_dict": STATE, "epoch": 3, "optimizer": {"lr": 0.1}}, path)
+    read = read_weights(path)
+    assert (read.kind, read.scan) == ("checkpoint", Scan(scanner=f"picklescan {version('picklescan')}", findings=[]))
+    assert read.tensors.keys() == STATE.keys()
+    for key, tensor in STATE.items():
+        assert read.tensors[key].dtype == tensor.dtype
+        assert torch.equal(read.tensors[key], tensor)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
