@@ -323,6 +323,12 @@ class CleanSummary(Resource):
     train: int
     held_out: int
     report: int
+    per_class: list[int] = []
+    """Images of each class."""
+    duplicates: int = 0
+    """Images that are another one again, pixel by pixel."""
+    doubted: int = 0
+    """Images that the suspect is sure to be of another class than they are said to be."""
 
 
 class Tap(Resource):

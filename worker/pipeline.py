@@ -17,7 +17,6 @@ from torch import Tensor
 
 from redeem.assessment import Assessment
 from redeem.contract import (
-    CleanSummary,
     Flag,
     JobError,
     PurifierSummary,
@@ -53,6 +52,7 @@ from worker.lease import (
 from worker.stages.assess import as_triggers, assess
 from worker.stages.attention_pictures import attention_pictures
 from worker.stages.checkpoints import CHECKPOINT, keeping, read_checkpoint
+from worker.stages.clean_bundle import clean_flags, summary
 from worker.stages.device import environment, peak_memory, pick
 from worker.stages.errors import StageError
 from worker.stages.fetch import fetch
@@ -231,7 +231,7 @@ def _report(
     purified: Kept,
     verdict: Verdict,
 ) -> Report:
-    loaded, clean = inputs.loaded, inputs.clean
+    loaded, clean = inputs.loaded, summary(inputs, wanted.clean)
     noted = [dataclasses.asdict(note) for note in inputs.onnx.converted.notes] if inputs.onnx else []
     return Report(
         job=lease.job,
@@ -249,13 +249,7 @@ def _report(
             preprocessing=wanted.preprocessing,
             parameters=sum(parameter.numel() for parameter in loaded.network.parameters()),
         ),
-        clean=CleanSummary(
-            sha256=wanted.clean,
-            images=len(clean.train) + len(clean.held_out) + len(clean.report),
-            train=len(clean.train),
-            held_out=len(clean.held_out),
-            report=len(clean.report),
-        ),
+        clean=clean,
         purifier=PurifierSummary(
             name=wanted.purifier.name,
             options=wanted.purifier.options,
@@ -266,7 +260,11 @@ def _report(
         ),
         before=before,
         after=after,
-        flags=[*flags(before, after), *(Flag.model_validate(note) for note in [*noted, *purified.facts["notes"]])],
+        flags=[
+            *clean_flags(clean),
+            *flags(before, after),
+            *(Flag.model_validate(note) for note in [*noted, *purified.facts["notes"]]),
+        ],
         verdict=verdict,
         artifacts=[],
         environment=environment(inputs.clean.train.pixels.device, version("redeem")),
