@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import io
 import logging
-import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from picklescan.scanner import SafetyLevel, scan_pickle_bytes
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch._weights_only_unpickler import UnpicklingError
 
 from worker.stages.errors import Refused
 from worker.stages.kind import CONVERTED
@@ -54,7 +54,7 @@ def convert(source: Path, out: Path) -> dict[str, Any]:
     try:
         with source.open("rb") as file:  # of a path, torch looks at the extension
             loaded = torch.load(file, weights_only=True, mmap=False, map_location="cpu")
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         raise Refused("checkpoint_forbidden_global", "its pickle calls what a state dict has no use for") from error
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, EOFError) as error:
         if "can't allocate memory" in str(error):
