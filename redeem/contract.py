@@ -15,6 +15,7 @@ from uuid import UUID
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from redeem.assessment import Assessment
+from redeem.scanning import Scan
 from redeem.wire import Fraction, Request, Resource
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -287,21 +288,6 @@ class Artifact(Resource):
     media_type: str
     size: int
     sha256: str
-
-
-class ScanFinding(Resource):
-    name: str
-    """What a pickle calls, as in `module.function`."""
-    safety: str
-    """`suspicious` or `dangerous`, in the scanner's words."""
-
-
-class Scan(Resource):
-    """What a scanner says of the pickle in a checkpoint: evidence for the reader. A shorter list than its own decides
-    what is loaded at all."""
-
-    scanner: str
-    findings: list[ScanFinding]
 
 
 class SuspectSummary(Resource):

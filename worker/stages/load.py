@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from redeem.architectures import ONNX
-from redeem.contract import Architecture, Preprocessing, Scan
+from redeem.contract import Architecture, Preprocessing
+from redeem.scanning import Scan
 from worker.algorithms import architectures
 from worker.algorithms.architectures import Loaded
 from worker.algorithms.classifier import Classifier

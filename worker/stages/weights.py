@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from redeem.contract import Scan
+from redeem.scanning import Scan
 from worker.stages import sandbox
 from worker.stages.confinement import Limits
 from worker.stages.errors import ReadingFailed, Refused

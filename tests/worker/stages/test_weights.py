@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from redeem.contract import Scan
+from redeem.scanning import Scan
 from worker.stages.errors import Refused, StageError, TruncatedFile
 from worker.stages.weights import read_weights, write_weights
 
