@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 
 from tests.hostile.mutations import CUT, EDITS, SOUND, mutated
 from worker.stages import sandbox
@@ -33,7 +33,8 @@ def attempt(kind: str, content: bytes, folder: Path) -> str:
     return ""
 
 
-def fuzz(kind: str, examples: int, folder: Path) -> None:
+def fuzz(kind: str, examples: int, folder: Path, begun_with: int = 0) -> None:
+    @seed(begun_with)
     @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(edits=EDITS, cut=CUT)
     def run(edits: Edits, cut: int) -> None:
@@ -49,9 +50,10 @@ def test_a_hundred_damaged_files(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("batch", range(1, 18))
 @pytest.mark.parametrize("kind", SOUND)
-def test_ten_thousand_damaged_files(tmp_path: Path, kind: str) -> None:
-    fuzz(kind, 3_400, tmp_path)
+def test_ten_thousand_damaged_files(tmp_path: Path, kind: str, batch: int) -> None:
+    fuzz(kind, 200, tmp_path, batch)
 
 
 def damaged_checkpoints(count: int, seed: int) -> bytes:

@@ -14,7 +14,7 @@ import torch
 from picklescan.scanner import SafetyLevel, scan_pickle_bytes
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch._weights_only_unpickler import UnpicklingError
+from torch._weights_only_unpickler import UnpicklingError  # type: ignore[attr-defined]  # it lists no names
 
 from worker.stages.errors import Refused
 from worker.stages.kind import CONVERTED
