@@ -239,11 +239,14 @@ def mark_sent(session: Session, job: UUID) -> None:
     change(session, job, JobRow.state == JobState.queued, dispatched_at=from_now())
 
 
+AGAIN: dict[str, Any] = {"state": JobState.queued, "stage": None, "progress": 0.0, "dispatched_at": None}
+"""What puts a job back among those that were never sent."""
+
+
 def reap(session: Session, max_attempts: int) -> list[JobRow]:
     """End or queue again the running jobs whose worker gave no sign of life for a lease."""
     dead = (JobRow.state == JobState.running, JobRow.lease_expires_at < from_now())
     freed = {"lease_token": None, "lease_expires_at": None}
-    again = {"state": JobState.queued, "stage": None, "progress": 0.0, "dispatched_at": None}
     cancelled = {"state": JobState.cancelled, "finished_at": from_now()}
     failed = {
         "state": JobState.failed,
@@ -257,7 +260,7 @@ def reap(session: Session, max_attempts: int) -> list[JobRow]:
         row = (
             change(session, id, *dead, JobRow.cancel_requested.is_(True), **freed, **cancelled)
             or change(session, id, *dead, JobRow.attempts >= max_attempts, **freed, **failed)
-            or change(session, id, *dead, **freed, **again)
+            or change(session, id, *dead, **freed, **AGAIN)
         )
         if row is not None:
             add_event(session, row, "state")

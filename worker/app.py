@@ -7,6 +7,8 @@ torch is imported inside the task, in the child process that runs it: the parent
 
 from __future__ import annotations
 
+import signal
+from types import FrameType
 from uuid import UUID
 
 from service import log, tracing
@@ -17,6 +19,9 @@ log.configure()
 settings = Settings()
 app = celery_app(settings)
 
+STOPPING = (signal.SIGTERM, signal.SIGQUIT)
+"""What a worker sends its child when it is told to stop: with REMAP_SIGTERM=SIGQUIT the second."""
+
 
 @app.task(name=TASK)  # type: ignore[untyped-decorator]
 def sanitize(job_id: str) -> None:
@@ -24,4 +29,15 @@ def sanitize(job_id: str) -> None:
     from worker.pipeline import run
 
     tracing.configure(settings, "redeem-worker")  # here: the threads that send spans belong to the child
+    for each in STOPPING:
+        signal.signal(each, _leave)  # of the child alone, which runs this one job
     run(UUID(job_id), settings)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """The job goes back to the queue now, not when its lease is over: the stopping worker waits for its child."""
+    from worker.lease import Leaving
+
+    for each in STOPPING:
+        signal.signal(each, signal.SIG_IGN)
+    raise Leaving

@@ -32,7 +32,7 @@ from redeem.contract import (
 from service import tracing
 from service.clock import from_now
 from service.database import Sessions
-from service.records import add_event, change
+from service.records import AGAIN, add_event, change
 from service.settings import Settings
 from service.tables import ArtifactRow, BundleRow, JobRow, ModelRow, UploadRow
 
@@ -47,6 +47,11 @@ class Cancelled(Exception):
 
 class LeaseLost(Exception):
     """Somebody else has the job now, or it has ended: stop, and write nothing more."""
+
+
+class Leaving(BaseException):
+    """This process is told to end, in the middle of a job. No error of the job's, so nothing that handles those sees
+    it."""
 
 
 @dataclass
@@ -237,8 +242,23 @@ def end_cancelled(lease: Lease) -> None:
     _write(lease, event="state", state=JobState.cancelled, **_ended())
 
 
+def give_back(lease: Lease) -> None:
+    """Queue the job again at once, as if this attempt had not been: its worker leaves, and the job is not to blame. The
+    next one goes on from what was kept."""
+    try:
+        _write(lease)
+        check(lease)
+    except Cancelled:
+        end_cancelled(lease)
+    else:
+        _write(lease, event="state", **AGAIN, **_FREED, attempts=JobRow.attempts - 1)
+
+
+_FREED: dict[str, Any] = {"lease_token": None, "lease_expires_at": None}
+
+
 def _ended() -> dict[str, Any]:
-    return {"finished_at": from_now(), "lease_token": None, "lease_expires_at": None}
+    return {"finished_at": from_now(), **_FREED}
 
 
 def _row(lease: Lease, artifact: Artifact, *, internal: bool) -> ArtifactRow:

@@ -10,7 +10,6 @@ from pathlib import Path
 from uuid import UUID
 
 import structlog
-import torch
 from obstore.store import ObjectStore
 from sqlalchemy.exc import OperationalError
 from torch import Tensor
@@ -35,11 +34,13 @@ from worker.lease import (
     Cancelled,
     Lease,
     LeaseLost,
+    Leaving,
     Order,
     claim,
     drop,
     end_cancelled,
     fail,
+    give_back,
     heartbeat,
     keep,
     kept,
@@ -63,7 +64,7 @@ from worker.stages.load import Inputs, load, rebuilt
 from worker.stages.onnx_suspect import purified_onnx
 from worker.stages.pictures import pictures
 from worker.stages.publish import publish_files, publish_onnx, publish_report
-from worker.stages.purify import purify
+from worker.stages.purify import out_of_memory, purify
 
 log = structlog.get_logger()
 
@@ -73,7 +74,7 @@ def run(job: UUID, settings: Settings) -> None:
 
     Does nothing when the job is not to be had: a message may come twice, or late.
     """
-    engine = open_engine(settings)
+    engine, lease = open_engine(settings), None
     try:
         lease = claim(job, sessions(engine), settings)
         if lease is None:
@@ -86,6 +87,10 @@ def run(job: UUID, settings: Settings) -> None:
             tempfile.TemporaryDirectory(prefix="redeem-job-") as folder,
         ):
             _run_to_its_end(lease, open_store(settings), Path(folder))
+    except Leaving:
+        if lease is not None:
+            log.info("given back", job=str(job))
+            give_back(lease)
     except LeaseLost:
         log.warning("lease lost", job=str(job))
     finally:
@@ -113,8 +118,7 @@ def _run_to_its_end(lease: Lease, store: ObjectStore, folder: Path) -> None:
 
 def _unforeseen(error: Exception) -> JobError:
     """What the client may know of an error that nobody raised on purpose: neither its message nor where it was."""
-    # On a CPU torch has no exception of its own for it.
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+    if out_of_memory(error):
         hint = "Use a smaller network or bundle, or a worker with more memory."
         return JobError(code="out_of_memory", detail="The worker's memory ran out.", hint=hint)
     hint = "This is a fault of the server; its worker's log has the details under the job's id."

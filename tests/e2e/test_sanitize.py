@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from safetensors.torch import load_file
 
 from redeem.client import Client
@@ -25,7 +26,7 @@ def test_a_job_from_upload_to_download_though_its_worker_is_killed(folder: Path)
     with local_server(data) as server, Client(server.url, server.key) as client:
         request = sent(client, folder, EPOCHS)
         job = client.submit(request)
-        _wait(lambda: client.get(job.id).stage == "purify")
+        _wait(lambda: client.get(job.id).stage == "purify", 120)
         os.kill(_pool_child(data), signal.SIGKILL)
         job = client.wait(job.id, timeout=60)
         assert (job.state, job.attempts) == (JobState.succeeded, 2), job.error
@@ -44,6 +45,24 @@ def test_a_job_from_upload_to_download_though_its_worker_is_killed(folder: Path)
         left = client.submit(request)
         _wait(lambda: client.get(left.id).state is JobState.running)
     assert _processes(data) == {}
+
+
+def test_a_worker_that_is_told_to_stop_gives_its_job_back_at_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDEEM_LEASE", "PT10M")  # nobody would miss it for so long
+    data = folder / "data"
+    with local_server(data) as server, Client(server.url, server.key) as client:
+        job = client.submit(sent(client, folder, EPOCHS))
+        _wait(lambda: client.get(job.id).stage == "purify", 120)
+        (worker,) = [number for number, command in _processes(data).items() if "worker.app worker" in command]
+        os.kill(worker, signal.SIGTERM)
+        _wait(lambda: client.get(job.id).state is JobState.queued)
+        job = client.wait(job.id, timeout=120)
+        assert (job.state, job.attempts) == (JobState.succeeded, 1), job.error
+        assert [event.state for event in client.events(job.id) if event.type == "state"] == [
+            JobState.queued, JobState.running, JobState.queued, JobState.running, JobState.succeeded,
+        ]  # fmt: skip
 
 
 def _logged(data: Path) -> list[dict[str, str]]:

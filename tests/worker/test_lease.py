@@ -29,6 +29,7 @@ WRITES: dict[str, Callable[[Lease], object]] = {
     "succeed": lambda held: lease.succeed(held, Outcome.passed, [ARTIFACT]),
     "fail": lambda held: lease.fail(held, JobError(code="code", detail="detail", hint="hint")),
     "end_cancelled": lease.end_cancelled,
+    "give_back": lease.give_back,
 }
 
 
@@ -242,6 +243,24 @@ def test_what_a_stage_kept_outlives_the_attempt(workplace: Workplace, job: UUID)
     assert lease.kept(second, ARTIFACT.name) == ARTIFACT.sha256
     assert workplace.row(job).attempts == 2
     assert list(workplace.artifacts(job)) == []  # not for the client
+
+
+def test_a_job_given_back_is_queued_at_once_and_its_attempt_does_not_count(workplace: Workplace, job: UUID) -> None:
+    held = claim(workplace, job)
+    lease.keep(held, ARTIFACT)
+    lease.give_back(held)
+    row = workplace.row(job)
+    assert (row.state, row.attempts, row.stage, row.dispatched_at) == ("queued", 0, None, None)
+    assert (row.lease_token, row.lease_expires_at) == (None, None)
+    again = claim(workplace, job)
+    assert lease.kept(again, ARTIFACT.name) == ARTIFACT.sha256
+
+
+def test_a_cancelled_job_is_not_given_back_but_ended(workplace: Workplace, job: UUID) -> None:
+    held = claim(workplace, job)
+    workplace.cancel(job)
+    lease.give_back(held)
+    assert workplace.row(job).state == "cancelled"
 
 
 def test_a_failure_is_recorded_with_its_code_and_hint(workplace: Workplace, job: UUID) -> None:

@@ -133,7 +133,10 @@ class Jobs(RuleBasedStateMachine):
                 with pytest.raises((JobFinished, JobNotFinished)):
                     records.retry(session, job)
 
-    @rule(held=leases, how=st.sampled_from(["heartbeat", "stage", "progress", "succeed", "fail", "end_cancelled"]))
+    @rule(
+        held=leases,
+        how=st.sampled_from(["heartbeat", "stage", "progress", "succeed", "fail", "end_cancelled", "give_back"]),
+    )
     def work(self, held: Lease, how: str) -> None:
         """A step of a worker, perhaps of one that was taken for dead: it writes only if the job is still its own."""
         mine = self.holder[held.job] is held
@@ -147,7 +150,7 @@ class Jobs(RuleBasedStateMachine):
             assert told
         else:
             assert mine
-            if how in ("succeed", "fail", "end_cancelled"):
+            if how in ("succeed", "fail", "end_cancelled", "give_back"):
                 self.holder[held.job] = None
 
     def _step(self, held: Lease, how: str) -> None:
@@ -162,6 +165,8 @@ class Jobs(RuleBasedStateMachine):
             lease.succeed(held, Outcome.passed, [])
         elif how == "fail":
             lease.fail(held, JobError(code="code", detail="detail", hint="hint"))
+        elif how == "give_back":
+            lease.give_back(held)
         else:
             lease.end_cancelled(held)
 

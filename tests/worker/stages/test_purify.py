@@ -55,3 +55,48 @@ def test_numbers_that_are_not_finite_never_leave(
     monkeypatch.setitem(PURIFIERS, "sage", ruined)
     with pytest.raises(Diverged):
         purify(loaded_from(tmp_path, weights), MethodRequest(name="sage"), seed=0, progress=ignore)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
+def test_a_batch_that_the_memory_does_not_hold_is_halved_and_told(
+    tmp_path: Path, weights: bytes, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    tried: list[int] = []
+
+    def hungry(model: nn.Module, *_: Any, batch_size: int, **__: Any) -> Purified:
+        tried.append(batch_size)
+        if batch_size > 16:
+            raise error
+        return Purified(model, [], 1)
+
+    monkeypatch.setitem(PURIFIERS, "sage", hungry)
+    request = MethodRequest(name="sage", options={"batch_size": 64})
+    kept = purify(loaded_from(tmp_path, weights), request, seed=0, progress=ignore)
+    assert tried == [64, 32, 16]
+    assert [(note["code"], "16 images" in note["message"]) for note in kept.facts["notes"]] == [("smaller_batch", True)]
+
+
+def test_a_memory_that_holds_no_batch_is_an_error(
+    tmp_path: Path, weights: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def insatiable(*_: Any, batch_size: int, **__: Any) -> Purified:
+        tried.append(batch_size)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setitem(PURIFIERS, "sage", insatiable)
+    request = MethodRequest(name="sage", options={"batch_size": 32})
+    with pytest.raises(torch.OutOfMemoryError):
+        purify(loaded_from(tmp_path, weights), request, seed=0, progress=ignore)
+    assert tried == [32, 16, 8]
+
+
+def test_other_errors_are_not_tried_again(tmp_path: Path, weights: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, batch_size: int, **__: Any) -> Purified:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setitem(PURIFIERS, "sage", broken)
+    request = MethodRequest(name="sage", options={"batch_size": 32})
+    with pytest.raises(RuntimeError, match="shapes"):
+        purify(loaded_from(tmp_path, weights), request, seed=0, progress=ignore)
