@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from threading import Event, Thread
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import Engine
 from starlette.middleware import Middleware
@@ -60,23 +60,22 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     errors.install(app)
     everywhere = refusals(Unauthorized, MissingScope, InvalidRequest, RateLimited, DatabaseUnavailable)
-    v1 = APIRouter(prefix="/v1", responses=everywhere)
+    # FastAPI tries one after the other, and where they are nested twice: what is asked for most comes first.
     for route in (
-        uploads,
-        content,
-        models,
-        bundles,
         jobs,
         events,
         reports,
         downloads,
+        uploads,
+        content,
+        models,
+        bundles,
         webhooks,
         catalogue,
         public_keys,
         deletions,
     ):
-        v1.include_router(route.router)
-    app.include_router(v1)
+        app.include_router(route.router, prefix="/v1", responses=everywhere)
     app.include_router(health.router)
     app.include_router(metrics.router)
     describe(app)

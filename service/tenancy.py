@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any, cast
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, event, exists
+from sqlalchemy import ColumnElement, Engine, Row, Table, bindparam, event, exists, select
 from sqlalchemy.orm import ORMExecuteState, Session, UOWTransaction, with_loader_criteria
 
 from redeem.access import Scope
@@ -44,6 +45,17 @@ def caller_of(session: Session) -> Caller | None:
     """Whose session it is; None of one that reaches everything."""
     caller = session.info.get("caller")
     return caller if isinstance(caller, Caller) else None
+
+
+_JOBS = cast(Table, JobRow.__table__)
+_JOB = select(_JOBS).where(_JOBS.c.id == bindparam("id"), _JOBS.c.tenant_id == bindparam("tenant"))
+
+
+def read_job(engine: Engine, caller: Caller, id: UUID) -> Row[Any] | None:
+    """A job, if it is the caller's tenant's. The short way, without a session, for what is asked for many times a
+    second; it says its tenant itself."""
+    with engine.connect().execution_options(postgresql_readonly=True) as connection:
+        return connection.execute(_JOB, {"id": id, "tenant": caller.tenant}).one_or_none()
 
 
 @event.listens_for(TenantSession, "do_orm_execute")

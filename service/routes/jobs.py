@@ -11,6 +11,7 @@ import pydantic
 from fastapi import APIRouter, Body, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import Field
+from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
 from redeem import wire
@@ -28,8 +29,8 @@ from redeem.contract import (
 )
 from redeem.detector_options import DETECTOR_OPTIONS
 from redeem.options import PURIFIER_OPTIONS
-from service import examples, quotas, records
-from service.context import Context, Here
+from service import examples, quotas, records, tenancy
+from service.context import Context, Here, RequestContext
 from service.errors import (
     InvalidRequest,
     JobFinished,
@@ -148,7 +149,7 @@ def retry_job(id: UUID, here: Here) -> Job:
     return job
 
 
-def resource(row: JobRow) -> Job:
+def resource(row: JobRow | Row[Any]) -> Job:
     """A job as the wire shows it."""
     error = None
     if row.error_code is not None:
@@ -169,9 +170,11 @@ def _submit(session: Session, here: Context, request: JobRequest) -> JobRow:
     return records.submit(session, request)
 
 
-def _read(here: Context, id: UUID) -> Job:
-    with here.readers() as session:
-        return resource(records.find(session, JobRow, id))
+def _read(here: RequestContext, id: UUID) -> Job:
+    row = tenancy.read_job(here.engine, here.caller, id)
+    if row is None:
+        raise NotFound(f"There is no job {id}.")
+    return resource(row)
 
 
 def _check_bundle(session: Session, id: UUID, role: BundleRole) -> None:

@@ -1,0 +1,268 @@
+"""What it costs to ask for a job: beside the least that FastAPI can do, and with a million jobs beside a hundred.
+
+Both sides are processes of uvicorn. The bare one is a `def` endpoint that returns a constant of the same size; ours
+checks the key, reads the job from SQLite and validates what it says. One client asks both over as many connections as
+it is told, each with its next request as soon as it has its answer, in turns of a few seconds. Lists are asked for one
+at a time, in turns too, of servers with few and with many jobs, those of ten tenants in equal parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+from sqlalchemy import insert
+from sqlalchemy.orm import Session
+
+from benchmarks.measuring import parser, print_table, spread, write_record
+from redeem.access import Scope
+from redeem.contract import JobRequest, JobState
+from redeem.local.network import free_port
+from service import database, keys, migrate
+from service.settings import Settings
+from service.tables import BundleRow, JobRow, ModelRow, TenantRow, UploadRow
+
+TENANTS = 10
+CHUNK = 10_000
+LISTS = {  # as long as what the least server has
+    "newest 10": "limit=10",
+    "5 from the middle": "limit=5&created_before={middle}",
+    "the newest that failed": "limit=1&state=failed",
+    "newest 4 that passed": "limit=4&verdict=pass",
+}
+BARE = """
+from fastapi import FastAPI, Response
+app = FastAPI()
+CONTENT = {content!r}
+@app.get("/v1/jobs/{{id}}")
+def get_job(id: str) -> Response:
+    return Response(CONTENT, media_type="application/json")
+"""
+
+
+@dataclass(frozen=True)
+class Seeded:
+    """A data folder with jobs, the key of one of its tenants, and one of that tenant's jobs, from the middle."""
+
+    data: Path
+    key: str
+    job: UUID
+    middle: datetime
+
+
+def main() -> None:
+    arguments = options().parse_args()
+    with tempfile.TemporaryDirectory(prefix="redeem-polling-") as folder:
+        few, many = (seed(Path(folder) / str(count), count) for count in (arguments.few, arguments.many))
+        with ours(few) as small, ours(many) as large:
+            polling = compare_polling(small, few, Path(folder), arguments)
+            lists = compare_lists((small, few), (large, many), arguments)
+    print_table(("", "requests/s"), ("ours", polling["ours"]["median"]), ("bare", polling["bare"]["median"]))
+    print_table(("ratio", "least", "greatest"), [polling["ratio"][which] for which in ("median", "least", "greatest")])
+    rows = [(name, *(figure["median"] for figure in figures.values())) for name, figures in lists.items()]
+    print_table(("list", f"{arguments.few:,} jobs, ms", f"{arguments.many:,} jobs, ms", "ratio"), *rows)
+    told = {name: getattr(arguments, name) for name in ("connections", "seconds", "rounds", "few", "many", "pages")}
+    write_record(arguments, __file__, sizes=told, polling=polling, lists=lists)
+
+
+def options() -> ArgumentParser:
+    made = parser(__doc__, __file__)
+    made.add_argument("--connections", type=int, default=64)
+    made.add_argument("--seconds", type=float, default=5.0, help="of each turn")
+    made.add_argument("--rounds", type=int, default=5)
+    made.add_argument("--few", type=int, default=100)
+    made.add_argument("--many", type=int, default=1_000_000)
+    made.add_argument("--pages", type=int, default=100, help="of each list, in each round")
+    return made
+
+
+# What is asked for ------------------------------------------------------------------------------------------------
+
+
+def seed(data: Path, count: int) -> Seeded:
+    """A new SQLite database with `count` jobs, an hour apart in turns of the tenants, the last of them now."""
+    settings = Settings(data=data, database_url="")
+    engine = database.open_engine(settings)
+    migrate.upgrade(engine)
+    with database.sessions(engine).begin() as session:
+        owners = [_owner(session, f"tenant {number}") for number in range(TENANTS)]
+        _, key = keys.create(session, owners[0]["tenant_id"], "benchmark", [Scope.read])
+        began = datetime.now(UTC) - timedelta(seconds=count)
+        for first in range(0, count, CHUNK):
+            numbers = range(first, min(first + CHUNK, count))
+            session.execute(insert(JobRow), [_job(owners[n % TENANTS], began, n) for n in numbers])
+    engine.dispose()
+    middle = count // 2 // TENANTS * TENANTS
+    return Seeded(data, key, _id(began, middle), began + timedelta(seconds=middle))
+
+
+def _owner(session: Session, name: str) -> dict[str, UUID]:
+    tenant = TenantRow(name=name)
+    session.add(tenant)
+    session.flush()
+    upload = UploadRow(tenant_id=tenant.id, kind="model", filename="suspect.safetensors", state="complete", size=1)
+    session.add(upload)
+    session.flush()
+    model = ModelRow(tenant_id=tenant.id, upload_id=upload.id, architecture={}, preprocessing={}, labels={})
+    clean = BundleRow(tenant_id=tenant.id, upload_id=upload.id, role="clean")
+    session.add_all([model, clean])
+    session.flush()
+    return {"tenant_id": tenant.id, "model_id": model.id, "clean_id": clean.id}
+
+
+def _job(owner: dict[str, UUID], began: datetime, number: int) -> dict[str, Any]:
+    """One in ten has failed, the others succeeded; of those every other one passed."""
+    request = JobRequest(model=owner["model_id"], clean=owner["clean_id"]).model_dump(mode="json")
+    at = began + timedelta(seconds=number)
+    failed = number // TENANTS % 10 == 0
+    return {
+        **owner,
+        **{name: request[name] for name in ("purifier", "detectors", "policy", "seed", "labels")},
+        "id": _id(began, number),
+        "state": JobState.failed if failed else JobState.succeeded,
+        "verdict": None if failed else "pass" if number // TENANTS % 2 else "fail",
+        "error_code": "diverged" if failed else None,
+        "timings": {"fetch": 0.1, "load": 0.2, "assess_before": 20.1, "purify": 22.0, "assess_after": 20.3},
+        "attempts": 1,
+        "created_at": at,
+        "started_at": at,
+        "finished_at": at,
+        "dispatched_at": at,
+    }
+
+
+def _id(began: datetime, number: int) -> UUID:
+    """A UUIDv7 of the second that the job was created in."""
+    milliseconds = int((began + timedelta(seconds=number)).timestamp() * 1000)
+    return UUID(int=milliseconds << 80 | 7 << 76 | 2 << 62 | number)
+
+
+# Who is asked -----------------------------------------------------------------------------------------------------
+
+
+def ours(seeded: Seeded) -> contextlib.AbstractContextManager[str]:
+    environment = {"REDEEM_DATA": str(seeded.data), "REDEEM_DATABASE_URL": "", "REDEEM_BROKER_URL": ""}
+    return served(["service.app:create_app", "--factory"], environment, seeded.data)
+
+
+def bare(content: bytes, folder: Path) -> contextlib.AbstractContextManager[str]:
+    folder.joinpath("bare.py").write_text(BARE.format(content=content))
+    return served(["bare:app", "--app-dir", str(folder)], {}, folder)
+
+
+@contextlib.contextmanager
+def served(app: Sequence[str], environment: dict[str, str], folder: Path) -> Iterator[str]:
+    """Its address, once it answers."""
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", *app, "--port", str(port), "--no-access-log", "--log-level", "warning"]
+    with folder.joinpath("server.log").open("wb") as log:
+        process = subprocess.Popen(command, env=os.environ | environment, stdout=log, stderr=log)  # noqa: S603
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _wait_for(url, process)
+            yield url
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while True:
+        with contextlib.suppress(httpx.TransportError):
+            httpx.get(f"{url}/livez", timeout=2, trust_env=False)
+            return
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise SystemExit(f"no server came up at {url}")
+        time.sleep(0.1)
+
+
+# Asking -----------------------------------------------------------------------------------------------------------
+
+
+def compare_polling(url: str, seeded: Seeded, folder: Path, arguments: Namespace) -> dict[str, Any]:
+    path, headers = f"/v1/jobs/{seeded.job}", {"Authorization": f"Bearer {seeded.key}"}
+    content = httpx.get(url + path, headers=headers, trust_env=False).raise_for_status().content
+    with bare(content, folder) as other:
+        for address in (url, other):
+            rate(address, path, headers, arguments.connections, min(1.0, arguments.seconds))
+        turns = [
+            [rate(address, path, headers, arguments.connections, arguments.seconds) for address in (url, other)]
+            for _ in range(arguments.rounds)
+        ]
+    return {
+        "bytes": len(content),
+        "ours": spread([turn[0] for turn in turns], 0),
+        "bare": spread([turn[1] for turn in turns], 0),
+        "ratio": spread([turn[0] / turn[1] for turn in turns]),
+    }
+
+
+def rate(url: str, path: str, headers: dict[str, str], connections: int, seconds: float) -> float:
+    """Good answers a second."""
+    request = f"GET {path} HTTP/1.1\r\nHost: x\r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers.items()) + "\r\n"
+    port = int(url.rsplit(":", 1)[1])
+
+    async def ask(deadline: float) -> int:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        answers = 0
+        while time.monotonic() < deadline:
+            writer.write(request.encode())
+            head = await reader.readuntil(b"\r\n\r\n")
+            if not head.startswith(b"HTTP/1.1 200"):
+                raise SystemExit(f"{url} refused: {head[:200]!r}")
+            await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]))
+            answers += 1
+        writer.close()
+        return answers
+
+    async def all_of_them() -> float:
+        began = time.monotonic()
+        answers = await asyncio.gather(*(ask(began + seconds) for _ in range(connections)))
+        return sum(answers) / (time.monotonic() - began)
+
+    return asyncio.run(all_of_them())
+
+
+def compare_lists(few: tuple[str, Seeded], many: tuple[str, Seeded], arguments: Namespace) -> dict[str, Any]:
+    """Milliseconds of a page; of each round the median."""
+    measured: dict[str, Any] = {}
+    for name, query in LISTS.items():
+        turns = [[_page(*side, query, arguments.pages) for side in (few, many)] for _ in range(arguments.rounds)]
+        measured[name] = {
+            "few": spread([turn[0] for turn in turns]),
+            "many": spread([turn[1] for turn in turns]),
+            "ratio": spread([turn[1] / turn[0] for turn in turns]),
+        }
+    return measured
+
+
+def _page(url: str, seeded: Seeded, query: str, times: int) -> float:
+    target = f"{url}/v1/jobs?{query.format(middle=seeded.middle.strftime('%Y-%m-%dT%H:%M:%SZ'))}"
+    taken = []
+    with httpx.Client(headers={"Authorization": f"Bearer {seeded.key}"}, trust_env=False, timeout=60) as http:
+        for _ in range(times + 1):
+            began = time.perf_counter()
+            answer = http.get(target)
+            taken.append(1000 * (time.perf_counter() - began))
+            if answer.status_code != 200 or not json.loads(answer.content)["items"]:
+                raise SystemExit(f"{target} gave nothing: {answer.text[:200]}")
+    return spread(taken[1:], 4)["median"]
+
+
+if __name__ == "__main__":
+    main()
