@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from redeem.contract import JobState, UploadState
+from service import audit
 from service.clock import from_now
 from service.context import Context
 from service.errors import InUse, JobNotFinished
@@ -44,6 +45,7 @@ def delete_job(session: Session, id: UUID) -> list[str]:
     for table in (JobEventRow, ArtifactRow):
         session.execute(delete(table).where(table.job_id == id))
     _delete(session, JobRow, id)
+    audit.note(session, "job.deleted", id, locked.tenant_id)
     return hashes
 
 
@@ -56,6 +58,7 @@ def delete_input(session: Session, table: type[Input], id: UUID) -> None:
             raise InUse(f"Jobs name {name} {id}.")
     except IntegrityError as error:
         raise InUse(f"A job was just made with {name} {id}.") from error
+    audit.note(session, f"{name}.deleted", id)
 
 
 def expire(context: Context, age: timedelta) -> None:

@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 
 from redeem.attestation import PAYLOAD_TYPE, PublicKey
 from redeem.verification import public_key
+from service import audit
 from service.clock import from_now
 from service.database import Sessions
 from service.settings import Settings
@@ -57,6 +58,7 @@ def rotate(settings: Settings, sessions: Sessions) -> PublicKey:
             unretired = (SigningKeyRow.kid == old.kid, SigningKeyRow.retired_at.is_(None))
             session.execute(update(SigningKeyRow).where(*unretired).values(retired_at=from_now()))
         session.add(SigningKeyRow(kid=new.kid, x=new.x))
+        audit.note(session, "signing_key.rotated", new.kid)
     return new
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from redeem.contract import Page
 from redeem.webhooks import Delivery, DeliveryState, EventData, EventType, Webhook, WebhookRequest, WebhookSecret
-from service import examples, records
+from service import audit, examples, records
 from service.context import Here
 from service.errors import NotFound, WebhookDisabled, WebhookForbidden
 from service.idempotency import IdempotencyKey, once
@@ -69,6 +69,7 @@ def delete_webhook(id: UUID, here: Here) -> None:
     """What waits for it is not delivered any more."""
     with here.sessions.begin() as session:
         session.delete(records.find(session, WebhookRow, id))
+        audit.note(session, "webhook.deleted", id)
 
 
 @router.post("/webhooks/{id}/rotate", dependencies=JOBS_WRITE, responses=refusals(NotFound))
@@ -77,6 +78,7 @@ def rotate_secret(id: UUID, here: Here) -> WebhookSecret:
     with here.sessions.begin() as session:
         row = records.find(session, WebhookRow, id)
         outbox.change_secret(row)
+        audit.note(session, "webhook.rotated", id)
         return WebhookSecret.model_validate(row, from_attributes=True)
 
 
@@ -86,6 +88,7 @@ def enable_webhook(id: UUID, here: Here) -> Webhook:
     with here.sessions.begin() as session:
         row = records.find(session, WebhookRow, id)
         row.disabled_at = None
+        audit.note(session, "webhook.enabled", id)
         return Webhook.model_validate(row, from_attributes=True)
 
 

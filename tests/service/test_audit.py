@@ -169,6 +169,30 @@ def test_what_a_caller_does_is_told_with_who_and_whence(service: Service) -> Non
         assert audit.verify(session).faults == []
 
 
+def test_what_is_deleted_and_what_becomes_of_secrets_is_told(service: Service) -> None:
+    job = service.job()
+    made = service.http.get(f"/v1/jobs/{job}").json()
+    service.http.post(f"/v1/jobs/{job}/cancel")
+    webhook = service.post("/v1/webhooks", {"url": "https://93.184.215.14/hook"}, 201)["id"]
+    for way, path in (
+        ("POST", f"/v1/webhooks/{webhook}/rotate"),
+        ("POST", f"/v1/webhooks/{webhook}/enable"),
+        ("DELETE", f"/v1/webhooks/{webhook}"),
+        ("DELETE", f"/v1/jobs/{job}"),
+        ("DELETE", f"/v1/models/{made['model']}"),
+        ("DELETE", f"/v1/bundles/{made['clean']}"),
+    ):
+        assert service.http.request(way, path).is_success, path
+    assert [(row.action, row.object) for row in told(service)[-6:]] == [
+        ("webhook.rotated", webhook),
+        ("webhook.enabled", webhook),
+        ("webhook.deleted", webhook),
+        ("job.deleted", str(job)),
+        ("model.deleted", made["model"]),
+        ("bundle.deleted", made["clean"]),
+    ]
+
+
 def test_refusals_are_told_at_a_bounded_rate(service: Service) -> None:
     reader = service.key(scopes=[Scope.read])
     httpx.post(f"{service.url}/v1/uploads", headers={"Authorization": f"Bearer {reader}"})
