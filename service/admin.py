@@ -12,11 +12,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from service import audit_admin, database, key_admin, log, migrate, queue, signing, upkeep
-from service.context import Context
+from service import audit_admin, database, key_admin, log, migrate, signing, upkeep
+from service.context import open_context
 from service.errors import UNAVAILABLE, DatabaseUnavailable, ServiceError
 from service.settings import Settings
-from service.store import open_store
 
 Answer = dict[str, Any]
 
@@ -46,15 +45,7 @@ def collect_garbage(settings: Settings) -> Answer:
     """Delete what is older than the retention, and bytes that nothing names, as the server does every hour."""
     engine = database.open_engine(settings)
     try:
-        context = Context(
-            settings=settings,
-            engine=engine,
-            sessions=database.sessions(engine),
-            readers=database.readers(engine),
-            store=open_store(settings),
-            queue=queue.publisher(settings),
-        )
-        return {"removed": upkeep.clean(context)}
+        return {"removed": upkeep.clean(open_context(settings, engine))}
     finally:
         engine.dispose()
 

@@ -11,9 +11,9 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import Engine
 from starlette.middleware import Middleware
 
-from service import database, dispatcher, errors, keys, log, migrate, notes, queue, rates, signing, tracing, upkeep
+from service import database, dispatcher, errors, keys, log, migrate, notes, rates, signing, tracing, upkeep
 from service.auth import Authenticate, Gate
-from service.context import Context
+from service.context import Context, open_context
 from service.errors import DatabaseUnavailable, InvalidRequest, MissingScope, RateLimited, Unauthorized
 from service.limits import LimitBody
 from service.metrics import MeasureRequests
@@ -35,7 +35,6 @@ from service.routes import (
     webhooks,
 )
 from service.settings import Settings
-from service.store import open_store
 from service.webhooks import delivery
 
 
@@ -108,14 +107,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 def _open(settings: Settings) -> Context:
     engine = database.open_engine(settings)
     _migrate(engine)
-    context = Context(
-        settings=settings,
-        engine=engine,
-        sessions=database.sessions(engine),
-        readers=database.readers(engine),
-        store=open_store(settings),
-        queue=queue.publisher(settings),
-    )
+    context = open_context(settings, engine)
     keys.ensure_first_key(settings, context.sessions)
     signing.ensure_key(settings, context.sessions)
     return context

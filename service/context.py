@@ -12,11 +12,13 @@ from fastapi import Depends, Request
 from obstore.store import ObjectStore
 from sqlalchemy import Engine
 
+from service import database, queue
 from service.database import Sessions
 from service.metrics import Metrics
 from service.notes import Notes
 from service.queue import Queue
 from service.settings import Settings
+from service.store import open_store
 from service.tenancy import Caller, bound
 
 if TYPE_CHECKING:
@@ -41,6 +43,18 @@ class Context:
     coming: dict[UUID, set[Body]] = field(default_factory=dict)
     """What is being received, by upload."""
     metrics: Metrics = field(default_factory=Metrics)
+
+
+def open_context(settings: Settings, engine: Engine) -> Context:
+    """The parts that the settings name. Whoever opens them disposes of the engine, and closes the queue."""
+    return Context(
+        settings=settings,
+        engine=engine,
+        sessions=database.sessions(engine),
+        readers=database.readers(engine),
+        store=open_store(settings),
+        queue=queue.publisher(settings),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

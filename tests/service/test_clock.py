@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
 from sqlalchemy import Column, Engine, MetaData, Table, insert, select
 
 from service.clock import from_now
-from service.database import open_engine
-from service.settings import Settings
 from service.tables import UtcDateTime, now
 
 SECOND = timedelta(seconds=1)
@@ -17,13 +14,6 @@ SECOND = timedelta(seconds=1)
 @pytest.fixture
 def database_url(either_database: str) -> str:
     return either_database
-
-
-@pytest.fixture
-def engine(settings: Settings) -> Iterator[Engine]:
-    made = open_engine(settings)
-    yield made
-    made.dispose()
 
 
 @pytest.mark.parametrize("delay", [timedelta(0), timedelta(seconds=30.25), timedelta(days=-40, milliseconds=5)])

@@ -40,13 +40,6 @@ def empty(settings: Settings) -> Iterator[Engine]:
     made.dispose()
 
 
-@pytest.fixture
-def engine(settings: Settings) -> Iterator[Engine]:
-    made = open_engine(settings)
-    yield made
-    made.dispose()
-
-
 def described(engine: Engine) -> dict[str, Any]:
     """Everything that the database knows of its tables, by name."""
     look = inspect(engine)
