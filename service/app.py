@@ -17,6 +17,7 @@ from service.context import Context, open_context
 from service.errors import DatabaseUnavailable, InvalidRequest, MissingScope, RateLimited, Unauthorized
 from service.limits import LimitBody
 from service.metrics import MeasureRequests
+from service.oidc import InvalidToken, Issuer, IssuerUnavailable, UnknownTenant
 from service.responses import describe, refusals
 from service.routes import (
     bundles,
@@ -58,7 +59,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     errors.install(app)
-    everywhere = refusals(Unauthorized, MissingScope, InvalidRequest, RateLimited, DatabaseUnavailable)
+    tokens = (InvalidToken, UnknownTenant, IssuerUnavailable)
+    everywhere = refusals(Unauthorized, MissingScope, InvalidRequest, RateLimited, DatabaseUnavailable, *tokens)
     # FastAPI tries one after the other, and where they are nested twice: what is asked for most comes first.
     for route in (
         jobs,
@@ -85,7 +87,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     context = await run_in_threadpool(_open, app.state.settings)
     app.state.context = context
-    app.state.gate = gate = Gate(context.readers, rates.open_rates(context.settings), context.notes)
+    issuer = Issuer(context.settings) if context.settings.oidc_issuer else None
+    app.state.gate = gate = Gate(context.readers, rates.open_rates(context.settings), context.notes, issuer)
     stop = Event()
     work = (dispatcher, delivery, upkeep)
     loops = [Thread(target=loop.run, args=(context, stop), name=loop.__name__) for loop in work]

@@ -15,7 +15,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from redeem.access import Scope as KeyScope
-from service import audit, keys
+from service import audit, keys, oidc
 from service.database import Sessions
 from service.errors import UNAVAILABLE, DatabaseUnavailable, ServiceError, Unauthorized, refuse
 from service.notes import Notes
@@ -30,10 +30,11 @@ MOST_REMEMBERED = 10_000
 
 @dataclass(frozen=True)
 class Known:
-    """A key that was found good."""
+    """A key or a token that was found good."""
 
     caller: Caller
-    key: UUID
+    key: UUID | None
+    """None of a token."""
     expires_at: datetime | None
     until: float
     """When to look again, on the monotonic clock."""
@@ -46,8 +47,10 @@ class Gate:
     readers: Sessions
     rates: Rates
     notes: Notes
+    issuer: oidc.Issuer | None = None
+    """None: there are API keys alone."""
     known: dict[str, Known] = field(default_factory=dict)
-    """By the hash of the key."""
+    """By the hash of the key or token."""
 
 
 class Authenticate:
@@ -82,12 +85,12 @@ class Authenticate:
 
 
 async def _enter(gate: Gate, request: Request) -> tuple[Caller, dict[str, str]]:
-    """Who it is, and the headers that tell how many requests are left. Raises Unauthorized, RateLimited or
-    DatabaseUnavailable."""
+    """Who it is, and the headers that tell how many requests are left. Raises Unauthorized, RateLimited,
+    UnknownTenant, IssuerUnavailable or DatabaseUnavailable."""
     address = request.client.host if request.client else ""
     try:
         caller = await _caller(gate, request)
-    except Unauthorized as error:
+    except (Unauthorized, oidc.UnknownTenant) as error:
         note_refusal(gate.notes, request, error)
         await gate.rates.failures.hit(address)
         raise
@@ -102,7 +105,8 @@ async def _caller(gate: Gate, request: Request) -> Caller:
     known = await _known(gate, key.strip())
     if known.expires_at is not None and known.expires_at <= now():
         raise Unauthorized(f"This API key expired at {known.expires_at:%Y-%m-%d %H:%M:%S} UTC.")
-    gate.notes.uses[known.key] = now()
+    if known.key is not None:
+        gate.notes.uses[known.key] = now()
     return known.caller
 
 
@@ -111,20 +115,33 @@ async def _known(gate: Gate, key: str) -> Known:
     known = gate.known.get(digest)
     if known is not None and known.until > time.monotonic():
         return known
+    gate.known.pop(digest, None)
     try:
-        row = await run_in_threadpool(keys.find, gate.readers, key)
+        if gate.issuer is not None and oidc.FORM.fullmatch(key):
+            known = await _of_token(gate.issuer, gate.readers, key)
+        else:
+            known = await _of_key(gate.readers, key)
     except UNAVAILABLE as error:
         raise DatabaseUnavailable("The database does not answer, so the key cannot be checked.") from error
-    gate.known.pop(digest, None)
+    if len(gate.known) >= MOST_REMEMBERED:
+        gate.known.clear()
+    gate.known[digest] = known
+    return known
+
+
+async def _of_token(issuer: oidc.Issuer, readers: Sessions, token: str) -> Known:
+    caller, exp = await oidc.admit(issuer, readers, token)
+    return Known(caller, None, None, time.monotonic() + min(REMEMBERED, exp - time.time()))
+
+
+async def _of_key(readers: Sessions, key: str) -> Known:
+    row = await run_in_threadpool(keys.find, readers, key)
     if row is None:
         raise Unauthorized("This server does not know that API key.")
     if row.revoked_at is not None:
         raise Unauthorized("This API key was revoked.")
-    if len(gate.known) >= MOST_REMEMBERED:
-        gate.known.clear()
     caller = Caller(row.tenant_id, f"key:{row.prefix}", frozenset(map(KeyScope, row.scopes)))
-    known = gate.known[digest] = Known(caller, row.id, row.expires_at, time.monotonic() + REMEMBERED)
-    return known
+    return Known(caller, row.id, row.expires_at, time.monotonic() + REMEMBERED)
 
 
 def note_refusal(notes: Notes, request: Request, error: ServiceError) -> None:

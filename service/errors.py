@@ -3,7 +3,9 @@
 ServiceError
 ├── BadRequest             400  the body is no JSON
 ├── Unauthorized           401  no key, or not a key of this server
+│   └── InvalidToken            a token of the issuer is not good (oidc.py)
 ├── MissingScope           403  the key may not do this
+├── UnknownTenant          403  the token names no tenant of this server (oidc.py)
 ├── NotFound               404  nothing has that id
 ├── NoArtifact             404  the job ended without making that file
 ├── BadUploadHeader        400  Upload-Offset, -Complete or -Length is missing, or makes no sense
@@ -38,6 +40,7 @@ ServiceError
 ├── UploadInterrupted      400  the bytes stopped before their end
 ├── ArtifactLost           500  a recorded file is not in the store
 ├── DatabaseUnavailable    503  the database does not answer
+├── IssuerUnavailable      503  the issuer of tokens does not give its keys (oidc.py)
 └── InsufficientStorage    507  the disk of the store is nearly full
 """
 
@@ -96,7 +99,7 @@ class Unauthorized(ServiceError):
 
 class MissingScope(ServiceError):
     status, code = 403, "missing_scope"
-    hint = "Use a key with that scope; `redeem keys create`, where the server runs, makes one."
+    hint = "Use a key or token with that scope; `redeem keys create`, where the server runs, makes such a key."
 
 
 class NotFound(ServiceError):

@@ -23,6 +23,7 @@ log = structlog.get_logger(__name__)
 LONGEST = 8192
 SECRETS = {
     r"(redeem_(?:[0-9a-f]{12}_)?)[A-Za-z0-9_-]{43}": r"\1…",  # API keys
+    r"eyJ[\w-]+\.[\w-]+\.[\w-]*": "eyJ…",  # tokens of an OpenID Connect issuer
     r"(whsec_)[A-Za-z0-9+/=]+": r"\1…",  # webhooks' secrets
     r"(://[^/@\s:]*:)[^/@\s]+@": r"\1…@",  # passwords in addresses of brokers and databases
     r"(?i)(bearer )\S+": r"\1…",

@@ -12,8 +12,8 @@ from redeem.access import Scope
 from service.auth import note_refusal
 from service.errors import MissingScope
 
-# Authenticate has checked the key long before; this tells /docs that there is one to give.
-_SCHEME = HTTPBearer(auto_error=False, description="An API key")
+# Authenticate has checked the key or token long before; this tells /docs that there is one to give.
+_SCHEME = HTTPBearer(auto_error=False, description="An API key, or a token of the server's issuer")
 
 
 async def _check(asked: SecurityScopes, request: Request, _: Annotated[object, Security(_SCHEME)]) -> None:
@@ -21,7 +21,8 @@ async def _check(asked: SecurityScopes, request: Request, _: Annotated[object, S
     for scope in asked.scopes:
         if scope not in held and Scope.admin not in held:
             challenge = f'Bearer realm="redeem", error="insufficient_scope", scope="{scope}"'
-            error = MissingScope(f"This key lacks the scope `{scope}`.", headers={"WWW-Authenticate": challenge})
+            detail = f"This key or token lacks the scope `{scope}`."
+            error = MissingScope(detail, headers={"WWW-Authenticate": challenge})
             note_refusal(request.app.state.context.notes, request, error)
             raise error
 

@@ -7,8 +7,9 @@ from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -16,6 +17,21 @@ def _networks(text: str) -> str:
     """Networks separated by spaces, commas or both. Raises ValueError."""
     networks = text.replace(",", " ").split()
     return " ".join(str(ip_network(network)) for network in networks)
+
+
+def _issuer(url: str) -> str:
+    """An https address, or one of this machine. Raises ValueError."""
+    parts = urlsplit(url)
+    here = parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
+    if url and not (parts.hostname and (parts.scheme == "https" or here)):
+        raise ValueError("an issuer is an https:// address, unless it is on this machine")
+    return url
+
+
+def _audience(audience: str, info: ValidationInfo) -> str:
+    if info.data.get("oidc_issuer") and not audience:
+        raise ValueError("an issuer gives tokens for other servers too: set REDEEM_OIDC_AUDIENCE beside it")
+    return audience
 
 
 class Settings(BaseSettings):
@@ -70,6 +86,15 @@ class Settings(BaseSettings):
     """After how many days jobs that ended are deleted, and inputs that no job needs. None: never."""
     blob_grace: timedelta = timedelta(hours=1)
     """How old bytes that nothing names have to be before they are removed: longer than a job takes to publish."""
+
+    oidc_issuer: Annotated[str, AfterValidator(_issuer)] = ""
+    """The OpenID Connect issuer whose tokens are taken beside API keys, written as in their `iss`. Empty: no tokens."""
+    oidc_audience: Annotated[str, AfterValidator(_audience)] = ""
+    """What `aud` of a token has to hold; needed with an issuer."""
+    oidc_tenant_claim: str = "redeem_tenant"
+    """The claim that names the tenant whose token it is."""
+    oidc_scope_claim: str = "scope"
+    """The claim with the scopes, as text with spaces or a list."""
 
     metrics_token: SecretStr | None = None
     """The bearer token that Prometheus shows at /metrics, which tells of all tenants. None: there is no /metrics."""

@@ -40,6 +40,7 @@ def test_a_request_tells_its_tenant_and_the_keys_public_part(
         ("cannot reach redis://:{43}@10.0.0.1:6379/0", "{43}"),
         ("postgresql+psycopg://user:{43}@db/redeem", "{43}"),
         ("Authorization: Bearer {43}", "{43}"),
+        ("the token eyJhbGciOi.{43}.{43} was refused", "{43}"),
         ("signed with whsec_{43}", "{43}"),
         ("-----BEGIN PRIVATE KEY-----\n{43}\n-----END PRIVATE KEY-----", "{43}"),
     ],
