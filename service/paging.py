@@ -11,7 +11,7 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import Request, Response
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 from sqlalchemy import ColumnElement, Engine, exists, func, type_coerce
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -32,7 +32,13 @@ def _utc(time: datetime) -> datetime:
         raise ValueError("a time between the years 1 and 9999 is expected, also in UTC") from error
 
 
-Time = Annotated[AwareDatetime, AfterValidator(_utc)]
+def _written_out(value: object) -> object:
+    if isinstance(value, str) and "-" not in value[1:]:  # else a bare number would be seconds since 1970
+        raise ValueError("a time like 2026-01-31T12:00:00Z is expected")
+    return value
+
+
+Time = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_utc)]
 Label = Annotated[str, Field(pattern=r"^[^=]+=", max_length=1024)]
 Labels = Annotated[
     list[Label], Field(default_factory=list, max_length=32, description="`key=value`; several must all be there")

@@ -47,5 +47,5 @@ def test_a_job_whose_worker_shares_no_files_with_the_api(folder: Path, postgres_
             weights = client.download_weights(job.id, folder / "purified.safetensors")
             told = next(artifact for artifact in client.artifacts(job.id) if artifact.name == weights.name)
             assert hashlib.sha256(weights.read_bytes()).hexdigest() == told.sha256
-    assert {path.name for path in here.iterdir()} <= {"key", "logs", "lock"}
+    assert {path.name for path in here.iterdir()} <= {"key", "signing-key.pem", "logs", "lock"}
     assert list(elsewhere.iterdir()) == []

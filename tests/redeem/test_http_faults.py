@@ -134,6 +134,7 @@ def test_who_waits_has_more_patience_than_who_asks_once(script: Script, monkeypa
         detectors=[],
         policy=Policy(),
         seed=0,
+        priority=5,
         labels={},
         timings={},
         created_at=datetime.now(UTC),

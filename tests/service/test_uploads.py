@@ -54,13 +54,14 @@ def test_a_wrong_size_or_hash_is_refused_and_can_be_sent_again(service: Service,
     def sent(content: bytes) -> bytes | Iterator[bytes]:
         return iter([content[:10], content[10:]]) if chunked else content
 
-    upload = opened(service, size=len(CONTENT), sha256=hashlib.sha256(CONTENT).hexdigest())
-    problem(put(service, upload, sent(CONTENT[:-1])), 422, "size_mismatch")
-    problem(put(service, upload, sent(CONTENT + b"more")), 422, "size_mismatch")
-    problem(put(service, upload, sent(CONTENT[:-1] + b"?")), 422, "hash_mismatch")
+    content = CONTENT + bytes([chunked])  # which the server has not yet
+    upload = opened(service, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+    problem(put(service, upload, sent(content[:-1])), 422, "size_mismatch")
+    problem(put(service, upload, sent(content + b"more")), 422, "size_mismatch")
+    problem(put(service, upload, sent(content[:-1] + b"?")), 422, "hash_mismatch")
     assert service.http.get(f"/v1/uploads/{upload}").json()["state"] == "open"
     assert leftovers(service) == []
-    assert put(service, upload, sent(CONTENT)).status_code == 200
+    assert put(service, upload, sent(content)).status_code == 200
 
 
 def test_a_complete_upload_takes_nothing_more(service: Service) -> None:
