@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from uuid import uuid4
 
 import httpx
@@ -163,10 +164,16 @@ def test_a_locked_database_is_told_and_recovers(settings: Settings, monkeypatch:
         assert service.http.get("/v1/jobs").status_code == 200
 
 
+def refusals(base: type[ServiceError]) -> Iterator[type[ServiceError]]:
+    """All of them, wherever they stand."""
+    for kind in base.__subclasses__():
+        yield kind
+        yield from refusals(kind)
+
+
 def test_every_refusal_is_drawn_with_its_status_and_has_a_code_of_its_own() -> None:
     drawn = dict(re.findall(r"─ (\w+) +(\d{3})?", errors.__doc__ or ""))
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ServiceError)]
-    kinds.remove(ServiceError)
+    kinds = list(refusals(ServiceError))
     assert set(drawn) == {kind.__name__ for kind in kinds}
     for kind in kinds:
         assert drawn[kind.__name__] in ("", str(kind.status))

@@ -72,9 +72,10 @@ def test_what_was_submitted_while_the_broker_was_away_is_sent_when_it_is_back(
     with serving(settings.model_copy(update={"broker_url": url})) as service:
         first = service.job()
         wait_until(lambda: service.row(first).dispatched_at is not None)
+        request = {"model": service.model(), "clean": service.bundle()}
         server.stop()
         began = time.monotonic()
-        second = service.job()
+        second = UUID(service.post("/v1/jobs", request, 202)["id"])
         assert time.monotonic() - began < 1
         assert httpx.get(f"{service.url}/readyz").json()["status"] == "degraded"
         time.sleep(0.5)
