@@ -7,6 +7,8 @@ ServiceError
 ├── MissingScope           403  the key may not do this
 ├── UnknownTenant          403  the token names no tenant of this server (oidc.py)
 ├── NotFound               404  nothing has that id
+│   ├── NoSuchTenant            an operator named a tenant that there is not (key_admin.py)
+│   └── UnknownKey              an operator named a key that there is not (key_admin.py)
 ├── NoArtifact             404  the job ended without making that file
 ├── BadUploadHeader        400  Upload-Offset, -Complete or -Length is missing, or makes no sense
 ├── TooSlow                408  the bytes came more slowly than this server waits for
@@ -31,6 +33,8 @@ ServiceError
 │   ├── WebhookForbidden        its URL leads where this server does not post to
 │   ├── KeyReused               the Idempotency-Key came with another request before
 │   ├── SizeMismatch            the bytes are not as many as announced
+│   ├── BadTenant               an operator named a new tenant badly (key_admin.py)
+│   ├── KeyEnded                an operator replaces a key that works no longer (key_admin.py)
 │   ├── HashMismatch            the bytes do not have the announced hash
 │   └── EmptyUpload             there were no bytes
 ├── TooManyUploads         429  as many uploads as a key may send at once are under way

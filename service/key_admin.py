@@ -23,8 +23,8 @@ Answer = dict[str, Any]
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
 
 
-class UnknownTenant(NotFound):
-    code = "unknown_tenant"
+class NoSuchTenant(NotFound):
+    code = "no_such_tenant"
     hint = "`redeem tenants list` shows those that there are, and `redeem tenants create` makes one."
 
 
@@ -63,23 +63,23 @@ def list_tenants(settings: Settings) -> Answer:
 
 
 def create_key(settings: Settings, name: str, tenant: str, scopes: list[str], days: float | None) -> Answer:
-    """A key that ends after `days`, or never. Raises UnknownTenant."""
+    """A key that ends after `days`, or never. Raises NoSuchTenant."""
     with administering(settings) as session:
         owner = session.scalar(select(TenantRow).where(TenantRow.name == tenant))
         if owner is None:
-            raise UnknownTenant(f"There is no tenant {tenant}.")
+            raise NoSuchTenant(f"There is no tenant {tenant}.")
         expires_at = None if days is None else now() + timedelta(days=days)
         return _new_key(session, *keys.create(session, owner.id, name, map(Scope, scopes), expires_at))
 
 
 def list_keys(settings: Settings, tenant: str | None) -> Answer:
-    """The keys of one tenant or of all, oldest first. Raises UnknownTenant."""
+    """The keys of one tenant or of all, oldest first. Raises NoSuchTenant."""
     with administering(settings) as session:
         query = select(ApiKey).order_by(ApiKey.id)
         if tenant is not None:
             owner = session.scalar(select(TenantRow.id).where(TenantRow.name == tenant))
             if owner is None:
-                raise UnknownTenant(f"There is no tenant {tenant}.")
+                raise NoSuchTenant(f"There is no tenant {tenant}.")
             query = query.where(ApiKey.tenant_id == owner)
         return {"keys": [_key(session, row) for row in session.scalars(query)]}
 

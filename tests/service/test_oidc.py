@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -227,12 +228,14 @@ def test_a_token_reaches_its_tenants_objects_and_no_others(service: Service, ste
     assert service.http.get(f"/v1/uploads/{opened.json()['id']}").status_code == 404
 
 
-def test_log_and_audit_name_the_subject(service: Service, steady: Idp, capfd: pytest.CaptureFixture[str]) -> None:
-    token = steady.token(sub="repo:acme/models", scope="uploads:write")
-    assert ask(service, token, "POST", "/v1/uploads", json={"kind": "model", "filename": "m"}).status_code == 201
+def test_log_and_audit_name_the_subject(steady: Idp, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    token = steady.token(sub="repo:acme/models", scope="uploads:write", redeem_tenant="default")
+    with serving(steady.settings(tmp_path)) as service:
+        assert ask(service, token, "POST", "/v1/uploads", json={"kind": "model", "filename": "m"}).status_code == 201
+        with service.parts.readers() as session:
+            assert session.scalar(select(AuditRow.actor).order_by(AuditRow.seq.desc())) == "oidc:repo:acme/models"
+    # The line is written after the answer; once the server has stopped it is there.
     assert '"caller": "oidc:repo:acme/models"' in capfd.readouterr().err
-    with service.parts.readers() as session:
-        assert session.scalar(select(AuditRow.actor).order_by(AuditRow.seq.desc())) == "oidc:repo:acme/models"
 
 
 def test_requests_count_for_the_subject_whatever_its_token(steady: Idp, tmp_path: Any) -> None:

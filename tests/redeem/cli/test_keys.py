@@ -125,8 +125,8 @@ def test_rotation_gives_the_new_key_before_it_takes_the_old(service: Service, sh
     ("arguments", "code"),
     [
         (("keys", "revoke", "000000000000"), "unknown_key"),
-        (("keys", "create", "k", "--tenant", "nobody"), "unknown_tenant"),
-        (("keys", "list", "--tenant", "nobody"), "unknown_tenant"),
+        (("keys", "create", "k", "--tenant", "nobody"), "no_such_tenant"),
+        (("keys", "list", "--tenant", "nobody"), "no_such_tenant"),
         (("tenants", "create", "default"), "bad_tenant"),
         (("tenants", "create", "../up"), "bad_tenant"),
     ],
