@@ -1,9 +1,10 @@
 """What it costs to ask for a job: beside the least that FastAPI can do, and with a million jobs beside a hundred.
 
 Both sides are processes of uvicorn. The bare one is a `def` endpoint that returns a constant of the same size; ours
-checks the key, reads the job from SQLite and validates what it says. One client asks both over as many connections as
-it is told, each with its next request as soon as it has its answer, in turns of a few seconds. Lists are asked for one
-at a time, in turns too, of servers with few and with many jobs, those of ten tenants in equal parts.
+checks the key, reads the job from SQLite (the one with many) and validates what it says. One client asks both over as
+many connections as it is told, each for a job of its own and with its next request as soon as it has its answer, in
+turns of a few seconds. Lists are asked for one at a time, in turns too, of servers with few and with many jobs, those
+of ten tenants in equal parts.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from service.tables import BundleRow, JobRow, ModelRow, TenantRow, UploadRow
 
 TENANTS = 10
 CHUNK = 10_000
+SOME = 1000
 LISTS = {  # as long as what the least server has
     "newest 10": "limit=10",
     "5 from the middle": "limit=5&created_before={middle}",
@@ -56,11 +58,12 @@ def get_job(id: str) -> Response:
 
 @dataclass(frozen=True)
 class Seeded:
-    """A data folder with jobs, the key of one of its tenants, and one of that tenant's jobs, from the middle."""
+    """A data folder with jobs, the key of one of its tenants, some of that tenant's jobs, and when the middle one of
+    all was created."""
 
     data: Path
     key: str
-    job: UUID
+    jobs: list[UUID]
     middle: datetime
 
 
@@ -69,7 +72,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="redeem-polling-") as folder:
         few, many = (seed(Path(folder) / str(count), count) for count in (arguments.few, arguments.many))
         with ours(few) as small, ours(many) as large:
-            polling = compare_polling(small, few, Path(folder), arguments)
+            polling = compare_polling(large, many, Path(folder), arguments)
             lists = compare_lists((small, few), (large, many), arguments)
     print_table(("", "requests/s"), ("ours", polling["ours"]["median"]), ("bare", polling["bare"]["median"]))
     print_table(("ratio", "least", "greatest"), [polling["ratio"][which] for which in ("median", "least", "greatest")])
@@ -107,7 +110,8 @@ def seed(data: Path, count: int) -> Seeded:
             session.execute(insert(JobRow), [_job(owners[n % TENANTS], began, n) for n in numbers])
     engine.dispose()
     middle = count // 2 // TENANTS * TENANTS
-    return Seeded(data, key, _id(began, middle), began + timedelta(seconds=middle))
+    jobs = [_id(began, number) for number in range(0, count, TENANTS)][:SOME]
+    return Seeded(data, key, jobs, began + timedelta(seconds=middle))
 
 
 def _owner(session: Session, name: str) -> dict[str, UUID]:
@@ -195,13 +199,13 @@ def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def compare_polling(url: str, seeded: Seeded, folder: Path, arguments: Namespace) -> dict[str, Any]:
-    path, headers = f"/v1/jobs/{seeded.job}", {"Authorization": f"Bearer {seeded.key}"}
-    content = httpx.get(url + path, headers=headers, trust_env=False).raise_for_status().content
+    paths, headers = [f"/v1/jobs/{job}" for job in seeded.jobs], {"Authorization": f"Bearer {seeded.key}"}
+    content = httpx.get(url + paths[0], headers=headers, trust_env=False).raise_for_status().content
     with bare(content, folder) as other:
         for address in (url, other):
-            rate(address, path, headers, arguments.connections, min(1.0, arguments.seconds))
+            rate(address, paths, headers, arguments.connections, min(1.0, arguments.seconds))
         turns = [
-            [rate(address, path, headers, arguments.connections, arguments.seconds) for address in (url, other)]
+            [rate(address, paths, headers, arguments.connections, arguments.seconds) for address in (url, other)]
             for _ in range(arguments.rounds)
         ]
     return {
@@ -212,12 +216,13 @@ def compare_polling(url: str, seeded: Seeded, folder: Path, arguments: Namespace
     }
 
 
-def rate(url: str, path: str, headers: dict[str, str], connections: int, seconds: float) -> float:
+def rate(url: str, paths: list[str], headers: dict[str, str], connections: int, seconds: float) -> float:
     """Good answers a second."""
-    request = f"GET {path} HTTP/1.1\r\nHost: x\r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers.items()) + "\r\n"
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     port = int(url.rsplit(":", 1)[1])
 
-    async def ask(deadline: float) -> int:
+    async def ask(path: str, deadline: float) -> int:
+        request = f"GET {path} HTTP/1.1\r\nHost: x\r\n{lines}\r\n"
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         answers = 0
         while time.monotonic() < deadline:
@@ -232,7 +237,7 @@ def rate(url: str, path: str, headers: dict[str, str], connections: int, seconds
 
     async def all_of_them() -> float:
         began = time.monotonic()
-        answers = await asyncio.gather(*(ask(began + seconds) for _ in range(connections)))
+        answers = await asyncio.gather(*(ask(paths[n % len(paths)], began + seconds) for n in range(connections)))
         return sum(answers) / (time.monotonic() - began)
 
     return asyncio.run(all_of_them())

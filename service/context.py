@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 
 from service import database, queue
 from service.database import Sessions
+from service.job_reads import JobReads
 from service.metrics import Metrics
 from service.notes import Notes
 from service.queue import Queue
@@ -43,6 +44,7 @@ class Context:
     coming: dict[UUID, set[Body]] = field(default_factory=dict)
     """What is being received, by upload."""
     metrics: Metrics = field(default_factory=Metrics)
+    job_reads: JobReads
 
 
 def open_context(settings: Settings, engine: Engine) -> Context:
@@ -54,6 +56,7 @@ def open_context(settings: Settings, engine: Engine) -> Context:
         readers=database.readers(engine),
         store=open_store(settings),
         queue=queue.publisher(settings),
+        job_reads=JobReads(engine),
     )
 
 

@@ -22,14 +22,15 @@ log = structlog.get_logger(__name__)
 
 LONGEST = 8192
 SECRETS = {
-    r"(redeem_(?:[0-9a-f]{12}_)?)[A-Za-z0-9_-]{43}": r"\1…",  # API keys
-    r"eyJ[\w-]+\.[\w-]+\.[\w-]*": "eyJ…",  # tokens of an OpenID Connect issuer
-    r"(whsec_)[A-Za-z0-9+/=]+": r"\1…",  # webhooks' secrets
-    r"(://[^/@\s:]*:)[^/@\s]+@": r"\1…@",  # passwords in addresses of brokers and databases
-    r"(?i)(bearer )\S+": r"\1…",
-    r"-----BEGIN[A-Z ]* PRIVATE KEY-----[^-]*": "…",
+    re.compile(r"(redeem_(?:[0-9a-f]{12}_)?)[A-Za-z0-9_-]{43}"): r"\1…",  # API keys
+    re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*"): "eyJ…",  # tokens of an OpenID Connect issuer
+    re.compile(r"(whsec_)[A-Za-z0-9+/=]+"): r"\1…",  # webhooks' secrets
+    re.compile(r"(://[^/@\s:\"]*:)[^/@\s]+@"): r"\1…@",  # passwords in addresses of brokers and databases
+    re.compile(r"([Bb][Ee][Aa][Rr][Ee][Rr] )[^\s\"\\]+"): r"\1…",
+    re.compile(r"-----BEGIN[A-Z ]* PRIVATE KEY-----[^-\"]*"): "…",
 }
-"""Patterns, and what stays of them."""
+"""Patterns in a line of JSON, and what stays of them."""
+_AS_JSON = structlog.processors.JSONRenderer()
 
 
 def configure() -> None:
@@ -40,8 +41,8 @@ def configure() -> None:
             _add_trace,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            _without_secrets,
-            structlog.processors.JSONRenderer(),
+            _cut,
+            _rendered,
         ],
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         cache_logger_on_first_use=False,
@@ -54,15 +55,25 @@ def _add_trace(logger: object, method: str, event: EventDict) -> EventDict:
     return {**event, "trace": f"{here.trace_id:032x}"} if here.is_valid else event
 
 
-def _without_secrets(logger: object, method: str, event: EventDict) -> EventDict:
-    """The last net: what looks like a secret is blotted out, whoever put it into a message, and what is long is cut."""
-    return {name: _blotted(value) if isinstance(value, str) else value for name, value in event.items()}
+def _cut(logger: object, method: str, event: EventDict) -> EventDict:
+    """What is long is cut, after a look for secrets: a half of one would not be known again."""
+    return {
+        name: f"{_blotted(value)[:LONGEST]} … ({len(value)} characters)"
+        if isinstance(value, str) and len(value) > LONGEST
+        else value
+        for name, value in event.items()
+    }
+
+
+def _rendered(logger: object, method: str, event: EventDict) -> str:
+    """A line of JSON. The last net: what looks like a secret is blotted out, whoever put it into a message."""
+    return _blotted(str(_AS_JSON(logger, method, event)))
 
 
 def _blotted(text: str) -> str:
     for pattern, kept in SECRETS.items():
-        text = re.sub(pattern, kept, text)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text)} characters)"
+        text = pattern.sub(kept, text)
+    return text
 
 
 class LogRequests:

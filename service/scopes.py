@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from fastapi import Request, Security
+from fastapi.openapi.models import HTTPBearer
 from fastapi.params import Depends
-from fastapi.security import HTTPBearer, SecurityScopes
+from fastapi.security.base import SecurityBase
 
 from redeem.access import Scope
 from service.auth import note_refusal
 from service.errors import MissingScope
 
-# Authenticate has checked the key or token long before; this tells /docs that there is one to give.
-_SCHEME = HTTPBearer(auto_error=False, description="An API key, or a token of the server's issuer")
 
+class _Needs(SecurityBase):
+    """Authenticate has checked the key or token long before; as a scheme this tells /docs that there is one to give."""
 
-async def _check(asked: SecurityScopes, request: Request, _: Annotated[object, Security(_SCHEME)]) -> None:
-    held = request.state.caller.scopes
-    for scope in asked.scopes:
-        if scope not in held and Scope.admin not in held:
-            challenge = f'Bearer realm="redeem", error="insufficient_scope", scope="{scope}"'
-            detail = f"This key or token lacks the scope `{scope}`."
-            error = MissingScope(detail, headers={"WWW-Authenticate": challenge})
-            note_refusal(request.app.state.context.notes, request, error)
-            raise error
+    scheme_name = "HTTPBearer"
+    model = HTTPBearer(description="An API key, or a token of the server's issuer")
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+
+    async def __call__(self, request: Request) -> None:
+        held = request.state.caller.scopes
+        if self.scope in held or Scope.admin in held:
+            return
+        challenge = f'Bearer realm="redeem", error="insufficient_scope", scope="{self.scope}"'
+        detail = f"This key or token lacks the scope `{self.scope}`."
+        error = MissingScope(detail, headers={"WWW-Authenticate": challenge})
+        note_refusal(request.app.state.context.notes, request, error)
+        raise error
 
 
 def _needs(scope: Scope) -> list[Depends]:
-    return [Security(_check, scopes=[scope])]
+    return [Security(_Needs(scope), scopes=[scope])]
 
 
 READ = _needs(Scope.read)

@@ -8,6 +8,7 @@ the dispatcher and the operator's commands use sessions that are not bound.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 from uuid import UUID
@@ -48,14 +49,14 @@ def caller_of(session: Session) -> Caller | None:
 
 
 _JOBS = cast(Table, JobRow.__table__)
-_JOB = select(_JOBS).where(_JOBS.c.id == bindparam("id"), _JOBS.c.tenant_id == bindparam("tenant"))
+_WITH_IDS = select(_JOBS).where(_JOBS.c.id.in_(bindparam("ids", expanding=True)))
 
 
-def read_job(engine: Engine, caller: Caller, id: UUID) -> Row[Any] | None:
-    """A job, if it is the caller's tenant's. The short way, without a session, for what is asked for many times a
-    second; it says its tenant itself."""
+def read_jobs(engine: Engine, ids: Iterable[UUID]) -> dict[tuple[UUID, UUID], Row[Any]]:
+    """Jobs by the tenant that owns them and their id: who looks one up says for which tenant. The short way, without a
+    session, for what is asked for many times a second."""
     with engine.connect().execution_options(postgresql_readonly=True) as connection:
-        return connection.execute(_JOB, {"id": id, "tenant": caller.tenant}).one_or_none()
+        return {(row.tenant_id, row.id): row for row in connection.execute(_WITH_IDS, {"ids": list(ids)})}
 
 
 @event.listens_for(TenantSession, "do_orm_execute")

@@ -9,7 +9,6 @@ from uuid import UUID
 
 import pydantic
 from fastapi import APIRouter, Body, Query, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from pydantic import Field
 from sqlalchemy import Row
 from sqlalchemy.orm import Session
@@ -29,8 +28,8 @@ from redeem.contract import (
 )
 from redeem.detector_options import DETECTOR_OPTIONS
 from redeem.options import PURIFIER_OPTIONS
-from service import examples, quotas, records, tenancy
-from service.context import Context, Here, RequestContext
+from service import examples, quotas, records
+from service.context import Context, Here
 from service.errors import (
     InvalidRequest,
     JobFinished,
@@ -52,6 +51,7 @@ router = APIRouter(tags=["jobs"])
 LONGEST_WAIT = 60.0
 POLL = 0.5
 """Seconds between two looks at a job that somebody waits for."""
+COLUMNS = [name for name in Job.model_fields if name in JobRow.__table__.columns]
 
 
 class JobListing(Listing):
@@ -120,7 +120,10 @@ async def get_job(
     """The job; with `wait`, as soon as it has ended, or as it is after that many seconds (60 at most)."""
     deadline = time.monotonic() + min(wait, LONGEST_WAIT)
     while True:
-        job = await run_in_threadpool(_read, here, id)
+        row = await here.job_reads.read(here.caller, id)
+        if row is None:
+            raise NotFound(f"There is no job {id}.")
+        job = resource(row)
         left = deadline - time.monotonic()
         if job.state.terminal or left <= 0 or await request.is_disconnected():
             return job
@@ -154,9 +157,8 @@ def resource(row: JobRow | Row[Any]) -> Job:
     error = None
     if row.error_code is not None:
         error = JobError(code=row.error_code, detail=row.error_detail or "", hint=row.error_hint or "")
-    fields = {name: getattr(row, name) for name in Job.model_fields if hasattr(row, name)}
     return Job(
-        **fields,
+        **{name: getattr(row, name) for name in COLUMNS},
         model=row.model_id,
         clean=row.clean_id,
         triggered=row.triggered_id,
@@ -168,13 +170,6 @@ def resource(row: JobRow | Row[Any]) -> Job:
 def _submit(session: Session, here: Context, request: JobRequest) -> JobRow:
     quotas.check_jobs(session, here.settings)
     return records.submit(session, request)
-
-
-def _read(here: RequestContext, id: UUID) -> Job:
-    row = tenancy.read_job(here.engine, here.caller, id)
-    if row is None:
-        raise NotFound(f"There is no job {id}.")
-    return resource(row)
 
 
 def _check_bundle(session: Session, id: UUID, role: BundleRole) -> None:
