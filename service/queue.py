@@ -1,12 +1,18 @@
 """The way to the workers: Celery, and the only file of the service that names it. Only a job's id crosses.
 
 The database is the truth and the lease in the job's row the only recovery, so a message is a hint: it is acknowledged
-as soon as a worker has it, and may come twice, late or never.
+as soon as a worker has it, and may come twice, late or never. Of a broker we want a durable queue and nothing else, so
+RabbitMQ, Redis and Valkey serve alike.
 """
 
 from __future__ import annotations
 
-from typing import TypeAlias, cast
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Event, Lock
+from typing import Any, cast
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from celery import Celery
@@ -16,22 +22,45 @@ from service.settings import Settings
 
 QUEUE = "sanitize"
 TASK = "sanitize"
-
-Queue: TypeAlias = Celery
-"""What the rest of the service calls it."""
+ANSWER = 2
+"""Seconds that the sending side waits for any one answer of the broker."""
+NOT_FOUND = "404"
+"""AMQP's, of a queue that nothing was ever sent to, or that the broker forgot."""
+FULL = "the broker takes no messages: it is short of memory or disk"
 
 
 class BrokerUnavailable(Exception):
     """The broker did not take or answer a message in time."""
 
 
+@dataclass(frozen=True)
+class Queue:
+    """The sending side."""
+
+    app: Celery
+    connection: Any
+    """kombu's Connection, which connects when it is used."""
+    turn: Lock
+    """One thread at a time uses it."""
+    full: Event
+    """RabbitMQ told us to send nothing for now."""
+
+    def close(self) -> None:
+        self.connection.collect()
+        self.app.close()
+
+
 def celery_app(settings: Settings) -> Celery:
     """What service and worker agree on. Nothing connects before the first message."""
     app = Celery("redeem", set_as_current=False)
+    redis = {"socket_timeout": 30, "socket_connect_timeout": 5, "socket_keepalive": True}
     app.conf.update(
         broker_url=settings.broker_url or None,
         broker_connection_retry_on_startup=True,
-        broker_transport_options={"socket_timeout": 30, "socket_connect_timeout": 5, "socket_keepalive": True},
+        broker_connection_max_retries=None,  # however long it is away
+        broker_channel_error_retry=True,  # a channel that RabbitMQ closes must not take the running job with it
+        broker_heartbeat=30,  # RabbitMQ's: a worker misses it a minute after it vanished
+        broker_transport_options={} if _is_amqp(settings) else redis,
         task_default_queue=QUEUE,
         task_acks_late=False,
         task_ignore_result=True,
@@ -50,41 +79,101 @@ def celery_app(settings: Settings) -> Celery:
 
 def publisher(settings: Settings) -> Queue:
     """The sending side: it would rather give up within seconds than hang, since the dispatcher tries again."""
-    app = celery_app(settings)
+    app, full = celery_app(settings), Event()
+    redis = {"socket_timeout": ANSWER, "socket_connect_timeout": ANSWER}
     app.conf.update(
-        broker_connection_timeout=2,
-        broker_transport_options={"socket_timeout": 2, "socket_connect_timeout": 2},
+        broker_connection_timeout=ANSWER,
+        broker_heartbeat=0,  # between two jobs there is nobody to send them
+        broker_transport_options=_amqp_options(full) if _is_amqp(settings) else redis,
     )
-    return app
+    return Queue(app, app.connection_for_write(), Lock(), full)
+
+
+def _is_amqp(settings: Settings) -> bool:
+    return urlsplit(settings.broker_url).scheme in ("amqp", "amqps", "pyamqp")
+
+
+def _amqp_options(full: Event) -> dict[str, Any]:
+    """A message counts as sent when RabbitMQ says that it keeps it; and no answer is waited for without end."""
+
+    def opened(connection: Any) -> None:
+        connection.transport.sock.settimeout(ANSWER)
+
+    def blocked(reason: str) -> None:
+        full.set()
+        raise BrokerUnavailable(FULL)
+
+    return {"confirm_publish": True, "on_open": opened, "on_blocked": blocked, "on_unblocked": full.clear}
 
 
 def send(queue: Queue, job: UUID) -> None:
     """Put a job's id on the queue, in about four seconds at most, or raise BrokerUnavailable."""
-    _require_broker(queue)
+    with _answering(queue), queue.turn:
+        kept = queue.connection.connected
+        try:
+            _publish(queue, job)
+        except BrokerUnavailable:
+            raise
+        except Exception:
+            if not kept:
+                raise
+            _publish(queue, job)  # a connection that was idle may have been dead for hours
+
+
+def _publish(queue: Queue, job: UUID) -> None:
     try:
-        queue.send_task(
-            TASK,
-            args=[str(job)],
-            queue=QUEUE,
-            ignore_result=True,
-            retry_policy={"max_retries": 1, "interval_start": 0.1, "interval_max": 0.1},
-        )
-    except (KombuError, OSError) as error:
-        raise BrokerUnavailable(f"the broker took no message: {error}") from error
+        if not queue.connection.connected:
+            queue.full.clear()
+        queue.connection.ensure_connection(max_retries=0)
+        _await_room(queue)
+        queue.connection.declared_entities.clear()  # the queue may be gone: RabbitMQ drops what is for none
+        producer = queue.app.amqp.Producer(queue.connection)
+        arguments = {"args": [str(job)], "queue": QUEUE, "ignore_result": True}
+        queue.app.send_task(TASK, **arguments, producer=producer, retry=False)
+    except BrokerUnavailable:  # a full broker tells on this connection when it has room again
+        raise
+    except Exception:
+        queue.connection.collect()
+        raise
 
 
 def waiting(queue: Queue) -> int:
     """How many messages no worker has taken yet. Raises BrokerUnavailable."""
-    _require_broker(queue)
-    with queue.connection_for_write() as connection:
+    with _answering(queue), queue.app.connection_for_write() as connection:
+        if queue.full.is_set():
+            with queue.turn:
+                _await_room(queue)
+        connection.ensure_connection(max_retries=0)
         try:
-            connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)
-            declared = queue.amqp.queues[QUEUE](connection.default_channel).queue_declare()
-        except (KombuError, OSError, *connection.connection_errors, *connection.channel_errors) as error:
-            raise BrokerUnavailable(f"the broker does not answer: {error}") from error
+            # Passive: it makes no queue, and asks nothing of the one that is there.
+            declared = connection.default_channel.queue_declare(QUEUE, passive=True)
+        except connection.channel_errors as error:
+            if str(getattr(error, "reply_code", "")) == NOT_FOUND:  # a number or text
+                return 0
+            raise
     return cast(int, declared.message_count)
 
 
-def _require_broker(queue: Queue) -> None:
-    if not queue.conf.broker_url:
+def _await_room(queue: Queue) -> None:
+    """Hear whether a full broker has room again: to try it would each time leave another message on the way.
+    Raises BrokerUnavailable."""
+    try:
+        while queue.full.is_set():
+            queue.connection.drain_events(timeout=0.01)
+    except TimeoutError:
+        raise BrokerUnavailable(FULL) from None
+    except OSError:  # with the connection goes what we knew
+        queue.full.clear()
+        raise
+
+
+@contextmanager
+def _answering(queue: Queue) -> Iterator[None]:
+    """Whatever a broker does instead of answering in time is BrokerUnavailable."""
+    if not queue.app.conf.broker_url:
         raise BrokerUnavailable("no broker is set; REDEEM_BROKER_URL names one")
+    errors = queue.connection.connection_errors + queue.connection.channel_errors
+    try:
+        yield
+    except (KombuError, OSError, *errors) as error:
+        raise BrokerUnavailable(f"the broker does not answer: {error}") from error

@@ -28,6 +28,16 @@ def _issuer(url: str) -> str:
     return url
 
 
+def _counted_in(place: str, info: ValidationInfo) -> str:
+    broker = urlsplit(info.data.get("broker_url", ""))
+    if place == "broker" and broker.scheme not in ("redis", "rediss"):
+        raise ValueError(
+            "only a Redis or Valkey counts requests for all processes, and REDEEM_BROKER_URL names none (redis:// or "
+            "rediss://): name one, or leave REDEEM_COUNT_REQUESTS_IN at memory, and each process counts for itself"
+        )
+    return place
+
+
 def _audience(audience: str, info: ValidationInfo) -> str:
     if info.data.get("oidc_issuer") and not audience:
         raise ValueError("an issuer gives tokens for other servers too: set REDEEM_OIDC_AUDIENCE beside it")
@@ -44,7 +54,8 @@ class Settings(BaseSettings):
     database_url: str = ""
     """SQLAlchemy's. Empty: SQLite in the data folder."""
     broker_url: str = ""
-    """Celery's. `redeem serve` sets it to the Valkey that it starts."""
+    """Celery's: redis:// or rediss:// is a Redis or Valkey, amqp:// or amqps:// a RabbitMQ. `redeem serve` sets it
+    to the Valkey that it starts."""
     store_url: str = ""
     """Where bytes live: `s3://bucket/prefix`, or what else obstore opens by an address. Empty: the data folder."""
     store_options: dict[str, str] = {}
@@ -66,8 +77,8 @@ class Settings(BaseSettings):
     """Of each key."""
     failures_per_minute: int = Field(1_000, ge=1)
     """Requests without a good key, of each address; beyond them it is told to wait."""
-    count_requests_in: Literal["memory", "broker"] = "memory"
-    """Whether each process of the API counts requests for itself, or all together in the broker's Redis or Valkey."""
+    count_requests_in: Annotated[Literal["memory", "broker"], AfterValidator(_counted_in)] = "memory"
+    """Whether each process of the API counts requests for itself, or all together in the broker, a Redis or Valkey."""
     max_queued_jobs: int = Field(10_000, ge=1)
     """Of each tenant."""
     max_stored_bytes: int = Field(0, ge=0)

@@ -1,5 +1,5 @@
 """Fixtures for every test."""
 
-from tests.stacks import database_url, either_database, postgres, postgres_url, s3
+from tests.stacks import database_url, either_database, postgres, postgres_url, rabbitmq, s3
 
-__all__ = ["database_url", "either_database", "postgres", "postgres_url", "s3"]
+__all__ = ["database_url", "either_database", "postgres", "postgres_url", "rabbitmq", "s3"]

