@@ -10,12 +10,16 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
-from service import audit_admin, database, key_admin, log, migrate, signing, upkeep
+from obstore.exceptions import BaseError
+
+from service import audit_admin, backup, blobs, database, key_admin, log, migrate, signing, upkeep
 from service.context import open_context
 from service.errors import UNAVAILABLE, DatabaseUnavailable, ServiceError
 from service.settings import Settings
+from service.store import open_store
 
 Answer = dict[str, Any]
 
@@ -50,6 +54,26 @@ def collect_garbage(settings: Settings) -> Answer:
         engine.dispose()
 
 
+def compare_blobs(settings: Settings) -> Answer:
+    """What the rows name beside what is in the store."""
+    engine = database.open_engine(settings)
+    try:
+        with database.readers(engine)() as session:
+            return asdict(blobs.compare(session, open_store(settings)))
+    finally:
+        engine.dispose()
+
+
+def restore(settings: Settings, file: str) -> Answer:
+    """Put a backup in the place of the database, and compare it with the store, as far as that answers."""
+    restored = backup.restore(settings, file)
+    try:
+        compared = compare_blobs(settings)
+    except (BaseError, OSError, ValueError) as error:
+        compared = {"error": str(error).partition("\n")[0]}  # obstore appends pages of its own
+    return restored | {"blobs": compared}
+
+
 def rotate_signing_key(settings: Settings) -> Answer:
     """Sign with a new key from now on. What the old one signed stays good."""
     engine = database.open_engine(settings)
@@ -63,6 +87,9 @@ COMMANDS: dict[str, Callable[..., Answer]] = {
     "db upgrade": upgrade,
     "db check": check,
     "db gc": collect_garbage,
+    "db blobs": compare_blobs,
+    "db backup": backup.back_up,
+    "db restore": restore,
     "signing rotate": rotate_signing_key,
     "audit verify": audit_admin.verify,
     "audit export": audit_admin.export,

@@ -9,14 +9,16 @@ worker's files are younger than the grace period when it names them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import obstore
 import structlog
 from obstore.store import ObjectStore
-from sqlalchemy import func, select
+from sqlalchemy import func, select, union
 from sqlalchemy.orm import Session
 
+from redeem.contract import UploadState
 from service.context import Context
 from service.store import blob_key, remove
 from service.tables import ArtifactRow, UploadRow
@@ -70,6 +72,43 @@ def sweep(context: Context) -> int:
     if removed:
         log.info("removed blobs that nothing names", count=removed)
     return removed
+
+
+@dataclass(frozen=True)
+class Compared:
+    named: int
+    """Blobs that rows name."""
+    lost: list[Lost]
+    unnamed: int
+    """Blobs in the store that no row names."""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A blob that rows name and that is not in the store, and who names it: `upload ID`, or `job ID: FILE`."""
+
+    sha256: str
+    by: list[str]
+
+
+def compare(session: Session, store: ObjectStore) -> Compared:
+    """What the rows of all tenants name beside what is in the store."""
+    wanted = set(session.scalars(union(select(ArtifactRow.sha256), select(UploadRow.sha256).where(COMPLETE))))
+    lost, unnamed = set(wanted), 0
+    for listed in obstore.list(store, "blobs", chunk_size=BATCH):
+        found = {entry["path"].rpartition("/")[2] for entry in listed}
+        lost -= found
+        unnamed += len(found - wanted)
+    return Compared(len(wanted), [Lost(sha256, _namers(session, sha256)) for sha256 in sorted(lost)], unnamed)
+
+
+COMPLETE = UploadRow.state == UploadState.complete  # before, its hash is only announced
+
+
+def _namers(session: Session, sha256: str) -> list[str]:
+    uploads = session.scalars(select(UploadRow.id).where(UploadRow.sha256 == sha256, COMPLETE))
+    files = session.execute(select(ArtifactRow.job_id, ArtifactRow.name).where(ArtifactRow.sha256 == sha256))
+    return [*(f"upload {id}" for id in uploads), *(f"job {id}: {name}" for id, name in files)]
 
 
 def named(session: Session, hashes: Sequence[str]) -> set[str]:

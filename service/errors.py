@@ -44,6 +44,13 @@ ServiceError
 ├── UploadInterrupted      400  the bytes stopped before their end
 ├── ArtifactLost           500  a recorded file is not in the store
 ├── DatabaseUnavailable    503  the database does not answer
+├── NotSqlite                   the database is not a file that could be copied (backup.py)
+├── NoDatabase                  there is none to copy (backup.py)
+├── BackupUnwritable            the copy cannot be written where it should (backup.py)
+├── NotABackup                  what should be restored is no database of Redeem (backup.py)
+├── DatabaseDamaged             … or is not whole (backup.py)
+├── DatabaseInUse               a server runs on what should be replaced (backup.py)
+├── NewerDatabase               a newer release migrated it (migrate.py)
 ├── IssuerUnavailable      503  the issuer of tokens does not give its keys (oidc.py)
 └── InsufficientStorage    507  the disk of the store is nearly full
 """

@@ -13,6 +13,12 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine
 
 import migrations
+from service.errors import ServiceError
+
+
+class NewerDatabase(ServiceError):
+    code = "database_newer"
+    hint = "Run the release that migrated it, or a newer one."
 
 
 def config(connection: Connection | None = None) -> Config:
@@ -67,3 +73,10 @@ def revision(connection: Connection) -> str | None:
 
 def head() -> str | None:
     return ScriptDirectory.from_config(config()).get_current_head()
+
+
+def require_known(revision: str) -> None:
+    """Raise NewerDatabase where this code has no such migration."""
+    known = {script.revision for script in ScriptDirectory.from_config(config()).walk_revisions()}
+    if revision not in known:
+        raise NewerDatabase(f"The database is at migration {revision}; this release knows those up to {head()}.")

