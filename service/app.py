@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import Engine
 from starlette.middleware import Middleware
 
-from service import database, dispatcher, errors, keys, log, migrate, notes, rates, signing, tracing, upkeep
+from service import database, dispatcher, keys, log, migrate, notes, problems, rates, signing, tracing, upkeep
 from service.auth import Authenticate, Gate
 from service.context import Context, open_context
 from service.errors import DatabaseUnavailable, InvalidRequest, MissingScope, RateLimited, Unauthorized
@@ -58,7 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.settings = settings
-    errors.install(app)
+    problems.install(app)
     tokens = (InvalidToken, UnknownTenant, IssuerUnavailable)
     everywhere = refusals(Unauthorized, MissingScope, InvalidRequest, RateLimited, DatabaseUnavailable, *tokens)
     # FastAPI tries one after the other, and where they are nested twice: what is asked for most comes first.

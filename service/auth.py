@@ -17,8 +17,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from redeem.access import Scope as KeyScope
 from service import audit, keys, oidc
 from service.database import Sessions
-from service.errors import UNAVAILABLE, DatabaseUnavailable, ServiceError, Unauthorized, refuse
+from service.errors import UNAVAILABLE, DatabaseUnavailable, ServiceError, Unauthorized
 from service.notes import Notes
+from service.problems import refuse
 from service.rates import Rates
 from service.tables import now
 from service.tenancy import Caller
