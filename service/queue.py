@@ -7,7 +7,7 @@ RabbitMQ, Redis and Valkey serve alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event, Lock
@@ -16,6 +16,9 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from celery import Celery
+from celery.bootsteps import StartStopStep
+from celery.worker import state
+from kombu.common import QoS
 from kombu.exceptions import KombuError
 
 from service.settings import Settings
@@ -69,12 +72,48 @@ def celery_app(settings: Settings) -> Celery:
         worker_pool_start_method="spawn",  # CUDA does not survive a fork
         worker_concurrency=1,
         worker_prefetch_multiplier=1,
+        worker_disable_prefetch=not _is_amqp(settings),  # one job in hand; for RabbitMQ it is OneInHand that sees to it
         worker_max_tasks_per_child=1,  # every job gets a fresh process, and gives all its memory back
         worker_proc_alive_timeout=120,  # a spawned child imports torch first
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,  # what we log is JSON, a line each, and stays so
     )
+    app.steps["consumer"].add(OneInHand)
     return app
+
+
+class OneInHand(StartStopStep):  # type: ignore[misc]  # Celery has no types
+    """A worker on RabbitMQ takes no message while it has a job.
+
+    Celery asks for the next one as soon as it has acknowledged the last, and holds it while the job runs: no idle worker
+    gets it, and after half an hour RabbitMQ takes it back (`consumer_timeout`) and closes the channel.
+    """
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+    turn: Callable[[], None] | None = None
+
+    def start(self, worker: Any) -> None:
+        if worker.hub is None or worker.connection.transport.driver_type != "amqp":
+            return
+        consumer, consume = worker.task_consumer, worker.task_consumer.consume
+        if worker.qos_global:  # the channel's limit, which quorum queues do not know; they know the consumer's
+            consumer.channel.basic_qos(0, 0, True)
+        consumer.qos(prefetch_count=1)
+        worker.qos, worker.qos_global = QoS(consumer.qos, 1), False  # type: ignore[no-untyped-call]
+
+        def take_turn() -> None:
+            free = len(state.reserved_requests) < worker.pool.num_processes
+            if free and not consumer.consuming_from(QUEUE):
+                consume()
+            elif not free and consumer.consuming_from(QUEUE):
+                consumer.cancel()
+
+        consumer.consume = self.turn = take_turn
+        worker.hub.on_tick.add(take_turn)
+
+    def stop(self, worker: Any) -> None:
+        if self.turn is not None:
+            worker.hub.on_tick.discard(self.turn)
 
 
 def publisher(settings: Settings) -> Queue:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PLACES = (Path("/usr/lib/rabbitmq/bin"), Path("/usr/local/sbin"), Path("/opt/homebrew/sbin"))
-CONFIGURATION = "[{rabbit, [{consumer_timeout, 1000}, {channel_tick_interval, 500}]}]."
-"""Who keeps a message for a second without acknowledging it loses its channel; commonly it is half an hour."""
+CONFIGURATION = "[{rabbit, [{consumer_timeout, 12000}, {channel_tick_interval, 500}]}]."
+"""Who keeps a message for twelve seconds without acknowledging it loses its channel; commonly it is half an hour."""
 
 
 @dataclass
@@ -28,10 +28,11 @@ class RabbitServer:
     port: int
     environment: Mapping[str, str]
     process: subprocess.Popen[bytes] | None = None
+    vhost: str = "/"
 
     @property
     def url(self) -> str:
-        return f"amqp://guest:guest@127.0.0.1:{self.port}//"
+        return f"amqp://guest:guest@127.0.0.1:{self.port}/{self.vhost}"
 
     def start(self) -> None:
         with (self.folder / "output").open("ab") as output:

