@@ -85,8 +85,8 @@ def celery_app(settings: Settings) -> Celery:
 class OneInHand(StartStopStep):  # type: ignore[misc]  # Celery has no types
     """A worker on RabbitMQ takes no message while it has a job.
 
-    Celery asks for the next one as soon as it has acknowledged the last, and holds it while the job runs: no idle worker
-    gets it, and after half an hour RabbitMQ takes it back (`consumer_timeout`) and closes the channel.
+    Celery asks for the next one as soon as it has acknowledged the last, and holds it while the job runs: no idle
+    worker gets it, and after half an hour RabbitMQ takes it back (`consumer_timeout`) and closes the channel.
     """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
