@@ -15,11 +15,6 @@ def render_item(kind: str, item: Any, autogen_context: Any) -> str | Literal[Fal
 
 
 connection = context.config.attributes["connection"]
-if connection.dialect.name == "postgresql":
-    # One at a time; the lock goes with the transaction.
-    connection.exec_driver_sql("SET LOCAL lock_timeout = '30s'")
-    connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7274496)")
-
 context.configure(
     connection=connection,
     target_metadata=Base.metadata,

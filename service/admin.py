@@ -39,8 +39,8 @@ def check(settings: Settings) -> Answer:
     engine = database.open_engine(settings)
     try:
         with engine.connect() as connection:
-            revision = migrate.revision(connection)
-        return {"database": engine.dialect.name, "revision": revision, "newest": migrate.head()}
+            revision, fits = migrate.revision(connection), migrate.fits(connection)
+        return {"database": engine.dialect.name, "revision": revision, "newest": migrate.head(), "fits": fits}
     finally:
         engine.dispose()
 

@@ -123,5 +123,5 @@ def _migrate(engine: Engine) -> None:
         migrate.upgrade(engine)
         return
     with engine.connect() as connection:
-        if not migrate.is_at_head(connection):
+        if not migrate.fits(connection):
             raise RuntimeError("the database is not at the newest migration; run `redeem db upgrade` first")

@@ -50,6 +50,7 @@ ServiceError
 ├── NotABackup                  what should be restored is no database of Redeem (backup.py)
 ├── DatabaseDamaged             … or is not whole (backup.py)
 ├── DatabaseInUse               a server runs on what should be replaced (backup.py)
+├── MigrationBlocked            somebody else holds what should be migrated (migrate.py)
 ├── NewerDatabase               a newer release migrated it (migrate.py)
 ├── IssuerUnavailable      503  the issuer of tokens does not give its keys (oidc.py)
 └── InsufficientStorage    507  the disk of the store is nearly full

@@ -119,7 +119,7 @@ def administering(settings: Settings) -> Iterator[Session]:
     engine = database.open_engine(settings)
     try:
         with engine.connect() as connection:
-            if not migrate.is_at_head(connection):
+            if not migrate.fits(connection):
                 raise DatabaseUnavailable("The database is not at the newest migration; run `redeem db upgrade` first.")
         with dataclasses.replace(database.sessions(engine), info={"actor": "operator"}).begin() as session:
             yield session

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 from alembic import command
@@ -11,9 +13,15 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import OperationalError
 
 import migrations
 from service.errors import ServiceError
+
+
+class MigrationBlocked(ServiceError):
+    code = "migration_blocked"
+    hint = "Nothing was changed; try again when less goes on. PostgreSQL's pg_stat_activity shows long transactions."
 
 
 class NewerDatabase(ServiceError):
@@ -29,26 +37,61 @@ def config(connection: Connection | None = None) -> Config:
     return made
 
 
-def upgrade(engine: Engine) -> None:
-    """To the newest migration, in one transaction. Whoever comes second waits, and finds nothing to do."""
-    with _altering(engine) as connection:
-        command.upgrade(config(connection), "head")
+ONE_AT_A_TIME = 7274496
+"""PostgreSQL's advisory lock of whoever migrates. SQLite has one writer at a time."""
+TURN = timedelta(minutes=10)
+"""How long to wait for another migration to end, on PostgreSQL."""
+PATIENCE = timedelta(seconds=5)
+"""How long to wait for a table there. Everybody who wants that table meanwhile waits behind the migration."""
 
 
-def downgrade(engine: Engine, revision: str) -> None:
-    """Back to an older migration, or to `base`: nothing. What newer tables and columns held is lost."""
+def upgrade(engine: Engine, to: str = "head") -> None:
+    """To the newest migration, or up to an older one, in one transaction. Whoever comes second waits, and finds nothing
+    to do. Raises NewerDatabase, and MigrationBlocked with nothing changed."""
     with _altering(engine) as connection:
-        command.downgrade(config(connection), revision)
+        require_known(revision(connection))
+        command.upgrade(config(connection), to)
+
+
+def downgrade(engine: Engine, to: str) -> None:
+    """Back to an older migration, or to `base`: nothing. What newer tables and columns held is lost. Raises what
+    `upgrade` raises."""
+    with _altering(engine) as connection:
+        require_known(revision(connection))
+        command.downgrade(config(connection), to)
 
 
 @contextmanager
 def _altering(engine: Engine) -> Iterator[Connection]:
-    """A transaction. SQLite alters a table by making it anew, which it bears only while it does not look after foreign
-    keys; they are checked before the commit instead."""
-    if engine.dialect.name != "sqlite":
-        with engine.begin() as connection:
+    """A transaction, one at a time."""
+    try:
+        with _alone(engine) if engine.dialect.name == "postgresql" else _unwatched(engine) as connection:
             yield connection
-        return
+    except OperationalError as error:
+        if _is_blocked(error.orig):
+            raise MigrationBlocked(f"Another transaction did not let go of what is migrated: {error.orig}.") from error
+        raise
+
+
+def _is_blocked(error: BaseException | None) -> bool:
+    blocked = getattr(error, "sqlstate", None) == "55P03"  # lock_not_available
+    return blocked or getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+
+
+@contextmanager
+def _alone(engine: Engine) -> Iterator[Connection]:
+    """Waits long for other migrations, which keep nobody from working, and briefly for tables."""
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{TURN.total_seconds():.0f}s'")
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({ONE_AT_A_TIME})")
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{PATIENCE.total_seconds():.0f}s'")
+        yield connection
+
+
+@contextmanager
+def _unwatched(engine: Engine) -> Iterator[Connection]:
+    """SQLite alters a table by making it anew, which it bears only while it does not look after foreign keys; they are
+    checked before the commit instead."""
     with engine.connect() as connection:
         driver = connection.connection.driver_connection
         assert driver is not None  # noqa: S101  a connection that is open has one
@@ -62,8 +105,11 @@ def _altering(engine: Engine) -> Iterator[Connection]:
             driver.execute("PRAGMA foreign_keys=ON")
 
 
-def is_at_head(connection: Connection) -> bool:
-    return revision(connection) == head()
+def fits(connection: Connection) -> bool:
+    """Whether this code can work on the database: it is at the newest migration that this code knows, or at one that it
+    does not know yet. A release migrates so that the one before goes on working (CONTRIBUTING.md)."""
+    at = revision(connection)
+    return at is not None and (at == head() or at not in known())
 
 
 def revision(connection: Connection) -> str | None:
@@ -75,8 +121,12 @@ def head() -> str | None:
     return ScriptDirectory.from_config(config()).get_current_head()
 
 
-def require_known(revision: str) -> None:
+def require_known(at: str | None) -> None:
     """Raise NewerDatabase where this code has no such migration."""
-    known = {script.revision for script in ScriptDirectory.from_config(config()).walk_revisions()}
-    if revision not in known:
-        raise NewerDatabase(f"The database is at migration {revision}; this release knows those up to {head()}.")
+    if at is not None and at not in known():
+        raise NewerDatabase(f"The database is at migration {at}; this release knows those up to {head()}.")
+
+
+def known() -> list[str]:
+    """The migrations of this release, oldest first."""
+    return [script.revision for script in ScriptDirectory.from_config(config()).walk_revisions()][::-1]

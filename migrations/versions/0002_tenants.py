@@ -18,6 +18,7 @@ revision = "0002"
 down_revision = "0001"
 branch_labels = None
 depends_on = None
+contracts = "before the first release"
 
 Json = sa.JSON().with_variant(JSONB(), "postgresql")
 

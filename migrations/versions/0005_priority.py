@@ -12,6 +12,7 @@ revision = "0005"
 down_revision = "0004"
 branch_labels = None
 depends_on = None
+contracts = "before the first release"
 
 
 def upgrade() -> None:

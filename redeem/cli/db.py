@@ -30,17 +30,19 @@ def upgrade(data: Data = None, as_json: AsJson = False) -> int:
 
 @app.command()
 def check(data: Data = None, as_json: AsJson = False) -> int:
-    """Tell whether the database is at the newest migration. Exit code 0: it is; 2: it is not."""
+    """Tell whether the database fits this release. Exit code 0: it does; 2: `redeem db upgrade` has to run first."""
     answer = administer("db check", data)
-    newest = answer["revision"] == answer["newest"]
+    at = f"{answer['database']} is at {answer['revision'] or 'no migration'}"
     if as_json:
         print_json(answer)
-    elif newest:
-        out().print(f"{answer['database']} is at {answer['revision']}, the newest")
+    elif answer["revision"] == answer["newest"]:
+        out().print(f"{at}, the newest")
+    elif answer["fits"]:
+        out().print(f"{at}, of a newer release than this one, which has {answer['newest']}")
     else:
-        out().print(f"{answer['database']} is at {answer['revision'] or 'no migration'}, not at {answer['newest']}")
+        out().print(f"{at}, not at {answer['newest']}")
         out().print("`redeem db upgrade` brings it there.")
-    return 0 if newest else EXIT_ERROR
+    return 0 if answer["fits"] else EXIT_ERROR
 
 
 @app.command()

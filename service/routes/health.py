@@ -47,7 +47,7 @@ def _database(here: Context) -> None:
 
 def _migrations(here: Context) -> None:
     with here.engine.connect() as connection:
-        if not migrate.is_at_head(connection):
+        if not migrate.fits(connection):
             raise RuntimeError("the database is not at the newest migration")
 
 
