@@ -146,7 +146,7 @@ def test_not_ready_without_a_store_or_with_an_older_database(settings: Settings)
         shutil.rmtree(settings.store)
         settings.store.write_bytes(b"in the way")
         with sqlite3.connect(settings.data / "redeem.db") as database:
-            database.execute("UPDATE alembic_version SET version_num = '0000'")
+            database.execute("UPDATE alembic_version SET version_num = '0001'")
         database.close()
         answer = httpx.get(f"{service.url}/readyz")
     assert answer.status_code == 503
