@@ -17,6 +17,8 @@ from service.settings import Settings
 
 log.configure()
 settings = Settings()
+if not settings.broker_url:  # Celery would look for a RabbitMQ on this host, and wait for it
+    raise SystemExit("REDEEM_BROKER_URL is not set. It names where a worker gets its jobs from: redis://HOST:6379/0")
 app = celery_app(settings)
 
 STOPPING = (signal.SIGTERM, signal.SIGQUIT)

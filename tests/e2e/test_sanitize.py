@@ -6,8 +6,6 @@ import hashlib
 import json
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from safetensors.torch import load_file
 from redeem.client import Client
 from redeem.contract import JobState, Stage
 from redeem.local import local_server
+from tests.e2e.processes import pool_child, processes, wait
 from tests.e2e.sending import sent
 
 EPOCHS = 60  # a few seconds: long enough to die in
@@ -26,8 +25,8 @@ def test_a_job_from_upload_to_download_though_its_worker_is_killed(folder: Path)
     with local_server(data) as server, Client(server.url, server.key) as client:
         request = sent(client, folder, EPOCHS)
         job = client.submit(request)
-        _wait(lambda: client.get(job.id).stage == "purify", 120)
-        os.kill(_pool_child(data), signal.SIGKILL)
+        wait(lambda: client.get(job.id).stage == "purify", 120)
+        os.kill(pool_child(data), signal.SIGKILL)
         job = client.wait(job.id, timeout=60)
         assert (job.state, job.attempts) == (JobState.succeeded, 2), job.error
         stages = [event.stage for event in client.events(job.id) if event.type == "stage"]
@@ -43,8 +42,8 @@ def test_a_job_from_upload_to_download_though_its_worker_is_killed(folder: Path)
         assert "succeeded" in [line["event"] for line in _logged(data) if line["job"] == str(job.id)]
 
         left = client.submit(request)
-        _wait(lambda: client.get(left.id).state is JobState.running)
-    assert _processes(data) == {}
+        wait(lambda: client.get(left.id).state is JobState.running)
+    assert processes(data) == {}
 
 
 def test_a_worker_that_is_told_to_stop_gives_its_job_back_at_once(
@@ -54,10 +53,10 @@ def test_a_worker_that_is_told_to_stop_gives_its_job_back_at_once(
     data = folder / "data"
     with local_server(data) as server, Client(server.url, server.key) as client:
         job = client.submit(sent(client, folder, EPOCHS))
-        _wait(lambda: client.get(job.id).stage == "purify", 120)
-        (worker,) = [number for number, command in _processes(data).items() if "worker.app worker" in command]
+        wait(lambda: client.get(job.id).stage == "purify", 120)
+        (worker,) = processes(data, "worker.app worker")
         os.kill(worker, signal.SIGTERM)
-        _wait(lambda: client.get(job.id).state is JobState.queued)
+        wait(lambda: client.get(job.id).state is JobState.queued)
         job = client.wait(job.id, timeout=120)
         assert (job.state, job.attempts) == (JobState.succeeded, 1), job.error
         assert [event.state for event in client.events(job.id) if event.type == "state"] == [
@@ -69,28 +68,3 @@ def _logged(data: Path) -> list[dict[str, str]]:
     """What the worker says of jobs, among what Celery says."""
     lines = (data / "logs" / "worker.log").read_text().splitlines()
     return [told for line in lines if line.startswith("{") and "job" in (told := json.loads(line))]
-
-
-def _wait(true: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.05)
-
-
-def _pool_child(data: Path) -> int:
-    """The process that runs the job."""
-    (child,) = [number for number, command in _processes(data).items() if "spawn_main" in command]
-    return child
-
-
-def _processes(data: Path) -> dict[int, str]:
-    """Process ids to command lines of the living that work in the data folder."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdecimal() and os.readlink(entry / "cwd").startswith(str(data)):
-                found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue  # it went meanwhile
-    return found
