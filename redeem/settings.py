@@ -13,6 +13,9 @@ DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8642
 
 
+_SHARED = ("REDEEM_DATABASE_URL", "REDEEM_BROKER_URL", "REDEEM_STORE_URL")
+
+
 @dataclass(frozen=True)
 class Settings:
     server: str | None
@@ -21,6 +24,8 @@ class Settings:
     """From REDEEM_API_KEY. Without it, a server on this machine is asked with the key in its data folder."""
     data: Path
     """The data folder of the server on this machine, from REDEEM_DATA."""
+    shares: bool
+    """Whether this is one of several hosts: a database, a broker or a store that they share is named."""
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -28,11 +33,12 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         server=environment.get("REDEEM_SERVER") or None,
         api_key=environment.get("REDEEM_API_KEY") or None,
         data=Path(environment.get("REDEEM_DATA") or "redeem-data"),
+        shares=any(environment.get(name) for name in _SHARED),
     )
 
 
 # A server of one machine keeps everything in its one folder, whatever the shell says for others; and it needs no key.
-_NOT_INHERITED = ("REDEEM_SERVER", "REDEEM_API_KEY", "REDEEM_DATABASE_URL", "REDEEM_STORE_URL", "REDEEM_BROKER_URL")
+_NOT_INHERITED = ("REDEEM_SERVER", "REDEEM_API_KEY", *_SHARED)
 
 
 def child_environment(**changes: str) -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from obstore.exceptions import BaseError
 
-from service import audit_admin, backup, blobs, database, key_admin, log, migrate, signing, upkeep
+from service import audit_admin, backup, blobs, database, key_admin, log, migrate, shared_parts, signing, upkeep
 from service.context import open_context
 from service.errors import UNAVAILABLE, DatabaseUnavailable, ServiceError
 from service.settings import Settings
@@ -86,6 +86,7 @@ def rotate_signing_key(settings: Settings) -> Answer:
 COMMANDS: dict[str, Callable[..., Answer]] = {
     "db upgrade": upgrade,
     "db check": check,
+    "doctor": shared_parts.look,
     "db gc": collect_garbage,
     "db blobs": compare_blobs,
     "db backup": backup.back_up,

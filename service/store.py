@@ -41,14 +41,14 @@ class CorruptBlob(Exception):
     """Bytes in the store do not have the hash that they are filed under."""
 
 
-def open_store(settings: Settings) -> ObjectStore:
-    """A folder, or S3 and its kin. A store on the network is asked again for half a minute before it counts as down."""
+def open_store(settings: Settings, patience: timedelta = timedelta(seconds=30)) -> ObjectStore:
+    """A folder, or S3 and its kin. A store on the network is asked again for `patience` before it counts as down."""
     if settings.store_url:
         return from_url(
             settings.store_url,
             config=cast(Any, settings.store_options),
             client_options={"connect_timeout": "5s", "timeout": "60s", "allow_http": True},
-            retry_config={"max_retries": 8, "retry_timeout": timedelta(seconds=30)},
+            retry_config={"max_retries": 8, "retry_timeout": patience},
         )
     settings.store.mkdir(parents=True, exist_ok=True)
     return LocalStore(settings.store)

@@ -4,43 +4,32 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import json
 import os
 import platform
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
+from redeem.checks import Check
 from redeem.cli.connection import AsJson
 from redeem.cli.output import EXIT_ERROR, out, print_json
-from redeem.errors import ServeError
+from redeem.errors import RedeemError, ServeError
+from redeem.local.admin import administer
 from redeem.local.network import check_port
 from redeem.local.server import missing_extras
 from redeem.local.valkey import find_valkey
-from redeem.settings import DEFAULT_HOST, DEFAULT_PORT, child_environment, read_settings
+from redeem.local.worker_checks import worker_checks
+from redeem.settings import DEFAULT_HOST, DEFAULT_PORT, read_settings
 
 GIB = 2**30
 DISK, MEMORY = 5 * GIB, 4 * GIB  # what a job on a small network takes, with room for a few models
 PACKAGES = ("redeem", "httpx", "pydantic", "typer", "fastapi", "celery", "sqlalchemy", "torch", "torchvision")
-SANDBOX = "import json; from worker.stages.confinement import layers; print(json.dumps(dict(layers())))"
-CUDA = "import torch; print(torch.cuda.get_device_name(0) if torch.cuda.is_available() else '')"
-
-
-@dataclass(frozen=True)
-class Check:
-    name: str
-    state: str
-    """`ok`, `note` (works, but know it) or `bad`."""
-    detail: str
-    mend: str = ""
 
 
 def doctor(
@@ -48,9 +37,15 @@ def doctor(
     data: Annotated[Path | None, typer.Option(help="Its folder; by default REDEEM_DATA, or redeem-data.")] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Check whether this machine can run a server. Exit code 0: it can."""
-    folder = (data or read_settings().data).absolute()
-    checks = [python(), packages(), extras(), broker(), *storage(folder), memory(), listening(port), sandbox(), cuda()]
+    """Check whether this machine can run a server. Exit code 0: it can.
+
+    Where REDEEM_DATABASE_URL, REDEEM_BROKER_URL or REDEEM_STORE_URL is set, it is one of several hosts: the parts that
+    they share are tried from here, and it needs no worker."""
+    settings = read_settings()
+    folder = (data or settings.data).absolute()
+    checks = [python(), packages(), extras(settings.shares), *storage(folder), scratch(), memory(), listening(port)]
+    checks += worker_checks()
+    checks += shared_parts(data) if settings.shares else [broker()]
     if as_json:
         print_json([asdict(check) for check in checks])
     for check in [] if as_json else checks:
@@ -75,14 +70,14 @@ def packages() -> Check:
     return Check("packages", "ok", ", ".join(map(version, PACKAGES)))
 
 
-def extras() -> Check:
-    if missing := missing_extras():
-        return Check(
-            "extras",
-            "bad",
-            f"not installed: {', '.join(missing)}",
-            "pip install 'redeem[service,worker]' to run a server here.",
-        )
+def extras(shares: bool) -> Check:
+    """One of several hosts needs no worker, and then it is one for the API."""
+    missing = missing_extras()
+    if missing == ["worker"] and shares:
+        return Check("extras", "note", "not installed: worker", "This host can serve the API, and compute nothing.")
+    if missing:
+        mend = "pip install 'redeem[service,worker]' to run a server here."
+        return Check("extras", "bad", f"not installed: {', '.join(missing)}", mend)
     return Check("extras", "ok", "service and worker are installed")
 
 
@@ -99,11 +94,18 @@ def storage(folder: Path) -> Iterator[Check]:
             yield Check("data folder", "ok", f"{folder} can be written")
     except OSError as error:
         yield Check("data folder", "bad", f"{place}: {error.strerror}", "Name another with --data or REDEEM_DATA.")
+    yield _room("disk", place)
+
+
+def scratch() -> Check:
+    """Where a job's files are while it runs."""
+    return _room("scratch", Path(tempfile.gettempdir()))
+
+
+def _room(name: str, place: Path) -> Check:
     free = shutil.disk_usage(place).free
-    detail = f"{free / GIB:.1f} GiB free"
-    yield (
-        Check("disk", "ok", detail) if free >= DISK else Check("disk", "note", detail, f"Have {DISK // GIB} GiB free.")
-    )
+    detail = f"{free / GIB:.1f} GiB free in {place}"
+    return Check(name, "ok", detail) if free >= DISK else Check(name, "note", detail, f"Have {DISK // GIB} GiB free.")
 
 
 def memory() -> Check:
@@ -122,45 +124,9 @@ def listening(port: int) -> Check:
     return Check("port", "ok", f"{port} is free")
 
 
-def sandbox() -> Check:
-    """What confines the process that reads uploads, asked in a process of its own: it is the worker's."""
-    asked = _ask(SANDBOX)
-    if asked.returncode != 0:
-        return Check("sandbox", "bad", f"the worker does not import: {_last_line(asked)}", "Reinstall redeem.")
-    layers: dict[str, str] = json.loads(asked.stdout)
-    detail = ", ".join(f"{name} ({told})" for name, told in layers.items() if told)
-    missing = [name for name, told in layers.items() if not told]
-    if missing:
-        mend = "Uploads are read behind fewer walls: run the worker on Linux 5.13 or newer, or in a container."
-        return Check("sandbox", "note", f"{detail}; this system has no {' and no '.join(missing)}", mend)
-    return Check("sandbox", "ok", detail)
-
-
-def _ask(program: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603  our own argv
-        [sys.executable, "-c", program],
-        env=child_environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
-def _last_line(asked: subprocess.CompletedProcess[str]) -> str:
-    return (asked.stderr.strip().splitlines() or ["no message"])[-1]
-
-
-def cuda() -> Check:
-    """Asked in a process of its own: the command line never imports torch."""
-    if importlib.util.find_spec("torch") is None:
-        return Check("cuda", "note", "torch is not installed", "Only the worker needs it.")
-    asked = _ask(CUDA)
-    if asked.returncode != 0:
-        mend = "Install torch and torchvision of one release together."
-        return Check("cuda", "bad", f"torch does not import: {_last_line(asked)}", mend)
-    if device := asked.stdout.strip():
-        return Check("cuda", "ok", device)
-    return Check(
-        "cuda", "note", "no CUDA device", "Jobs run on the CPU: minutes instead of seconds for a small network."
-    )
+def shared_parts(data: Path | None) -> list[Check]:
+    """Asked of the service, which knows how to reach them."""
+    try:
+        return [Check(**check) for check in administer("doctor", data)["checks"]]
+    except RedeemError as error:
+        return [Check("shared parts", "bad", error.detail, error.hint)]
