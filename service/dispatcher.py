@@ -31,10 +31,12 @@ PATIENCE = timedelta(seconds=60)
 def run(context: Context, stop: Event) -> None:
     """Rounds until `stop` is set; set `context.wake` too, to be heard at once."""
     trouble, tidied = "", -math.inf
-    patience = timedelta(0)  # what was sent before this start may be gone with the broker that had it
+    patience = timedelta(
+        0
+    )  # what was sent before this start, or before trouble, may be gone with the broker that had it
     while not stop.is_set():
         previous, trouble = trouble, _round(context, patience)
-        patience = patience if trouble else PATIENCE
+        patience = timedelta(0) if trouble else PATIENCE
         if trouble != previous:
             log.warning("dispatching is held up", reason=trouble) if trouble else log.info("dispatching goes on")
         if time.monotonic() - tidied > TIDYING:

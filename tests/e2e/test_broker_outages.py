@@ -1,0 +1,141 @@
+"""Brokers that are killed while a job runs and others wait, and come back with what they had, or with nothing."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import httpx
+import pytest
+import redis
+from safetensors.torch import load_file
+
+from redeem.client import Client
+from redeem.contract import JobState
+from redeem.local import local_server
+from redeem.local.network import free_port
+from redeem.local.processes import Process
+from redeem.local.server import api, worker
+from redeem.local.valkey import find_valkey
+from redeem.settings import child_environment
+from service import database, migrate
+from service.settings import Settings
+from tests.e2e.sending import sent
+from tests.rabbitmq import find_rabbitmq, rabbit_server
+
+
+class Broker(Protocol):
+    @property
+    def url(self) -> str: ...
+    def start(self) -> None: ...
+    def kill(self) -> None: ...
+    def forget(self) -> None: ...
+
+
+@dataclass
+class Valkey:
+    """One that writes down what it has, and may be killed."""
+
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        binary = find_valkey()
+        assert binary is not None
+        kept = ("--dir", str(self.folder), "--save", "", "--appendonly", "yes", "--appendfsync", "always")
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen([binary, "--port", str(self.port), *kept], stdout=log, stderr=log)
+        _wait(self._answers, 20)
+
+    def _answers(self) -> bool:
+        with redis.Redis.from_url(self.url) as client:
+            try:
+                return bool(client.ping())
+            except redis.ConnectionError:
+                return False
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(20)
+
+    def forget(self) -> None:
+        shutil.rmtree(self.folder / "appendonlydir")
+
+
+@pytest.fixture
+def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """One that no other test has."""
+    folder = tmp_path_factory.mktemp("broker")
+    if request.param == "rabbitmq":
+        binary = find_rabbitmq()
+        if binary is None:
+            pytest.skip("no RabbitMQ here: install the package rabbitmq-server")
+        with rabbit_server(binary, folder) as server:
+            yield server
+    else:
+        valkey = Valkey(folder, free_port())
+        valkey.start()
+        yield valkey
+        valkey.kill()
+
+
+@pytest.mark.parametrize(
+    ("broker", "forgets"),
+    [
+        ("rabbitmq", True),
+        pytest.param("rabbitmq", False, marks=pytest.mark.slow),
+        pytest.param("valkey", True, marks=pytest.mark.slow),
+        pytest.param("valkey", False, marks=pytest.mark.slow),
+    ],
+    indirect=["broker"],
+)
+def test_jobs_outlive_a_broker_that_is_killed(folder: Path, postgres_url: str, broker: Broker, forgets: bool) -> None:
+    engine = database.open_engine(Settings(database_url=postgres_url))
+    migrate.upgrade(engine)
+    engine.dispose()
+    shared = {"REDEEM_DATABASE_URL": postgres_url, "REDEEM_BROKER_URL": broker.url}
+
+    def processes(data: Path, host: str, port: int) -> Sequence[Process]:
+        environment = child_environment(REDEEM_DATA=str(data), **shared)
+        return [api(environment, host, port), worker(environment)]
+
+    with local_server(folder / "data", processes=processes) as server, Client(server.url, server.key) as client:
+        request = sent(client, folder, epochs=1).model_copy(update={"detectors": []})
+
+        def health() -> str:
+            return str(httpx.get(f"{server.url}/readyz").json()["status"])
+
+        jobs = [client.submit(request) for _ in range(2)]
+        _wait(lambda: client.get(jobs[0].id).state is JobState.running, 120)
+        broker.kill()
+        jobs.append(client.submit(request))
+        assert health() == "degraded"
+        if forgets:
+            broker.forget()
+        broker.start()
+        _wait(lambda: health() == "ok", 20)
+        ended = [client.wait(job.id, timeout=120) for job in jobs]
+        assert [(job.state, job.attempts, job.error) for job in ended] == [(JobState.succeeded, 1, None)] * 3
+        for job in jobs:
+            states = [event.state for event in client.events(job.id) if event.type == "state"]
+            assert states == [JobState.queued, JobState.running, JobState.succeeded]
+            weights = client.download_weights(job.id, folder / f"{job.id}.safetensors")
+            assert load_file(weights).keys() == load_file(folder / "suspect.safetensors").keys()
+
+
+def _wait(true: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.05)
