@@ -12,13 +12,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,15 +23,14 @@ from uuid import UUID
 
 import httpx
 from sqlalchemy import insert
-from sqlalchemy.orm import Session
 
 from benchmarks.measuring import parser, print_table, spread, write_record
+from benchmarks.servers import owner, served
 from redeem.access import Scope
 from redeem.contract import JobRequest, JobState
-from redeem.local.network import free_port
 from service import database, keys, migrate
 from service.settings import Settings
-from service.tables import BundleRow, JobRow, ModelRow, TenantRow, UploadRow
+from service.tables import JobRow
 
 TENANTS = 10
 CHUNK = 10_000
@@ -102,7 +97,7 @@ def seed(data: Path, count: int) -> Seeded:
     engine = database.open_engine(settings)
     migrate.upgrade(engine)
     with database.sessions(engine).begin() as session:
-        owners = [_owner(session, f"tenant {number}") for number in range(TENANTS)]
+        owners = [owner(session, f"tenant {number}") for number in range(TENANTS)]
         _, key = keys.create(session, owners[0]["tenant_id"], "benchmark", [Scope.read])
         began = datetime.now(UTC) - timedelta(seconds=count)
         for first in range(0, count, CHUNK):
@@ -112,20 +107,6 @@ def seed(data: Path, count: int) -> Seeded:
     middle = count // 2 // TENANTS * TENANTS
     jobs = [_id(began, number) for number in range(0, count, TENANTS)][:SOME]
     return Seeded(data, key, jobs, began + timedelta(seconds=middle))
-
-
-def _owner(session: Session, name: str) -> dict[str, UUID]:
-    tenant = TenantRow(name=name)
-    session.add(tenant)
-    session.flush()
-    upload = UploadRow(tenant_id=tenant.id, kind="model", filename="suspect.safetensors", state="complete", size=1)
-    session.add(upload)
-    session.flush()
-    model = ModelRow(tenant_id=tenant.id, upload_id=upload.id, architecture={}, preprocessing={}, labels={})
-    clean = BundleRow(tenant_id=tenant.id, upload_id=upload.id, role="clean")
-    session.add_all([model, clean])
-    session.flush()
-    return {"tenant_id": tenant.id, "model_id": model.id, "clean_id": clean.id}
 
 
 def _job(owner: dict[str, UUID], began: datetime, number: int) -> dict[str, Any]:
@@ -166,33 +147,6 @@ def ours(seeded: Seeded) -> contextlib.AbstractContextManager[str]:
 def bare(content: bytes, folder: Path) -> contextlib.AbstractContextManager[str]:
     folder.joinpath("bare.py").write_text(BARE.format(content=content))
     return served(["bare:app", "--app-dir", str(folder)], {}, folder)
-
-
-@contextlib.contextmanager
-def served(app: Sequence[str], environment: dict[str, str], folder: Path) -> Iterator[str]:
-    """Its address, once it answers."""
-    port = free_port()
-    command = [sys.executable, "-m", "uvicorn", *app, "--port", str(port), "--no-access-log", "--log-level", "warning"]
-    with folder.joinpath("server.log").open("wb") as log:
-        process = subprocess.Popen(command, env=os.environ | environment, stdout=log, stderr=log)  # noqa: S603
-        try:
-            url = f"http://127.0.0.1:{port}"
-            _wait_for(url, process)
-            yield url
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
-def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
-    while True:
-        with contextlib.suppress(httpx.TransportError):
-            httpx.get(f"{url}/livez", timeout=2, trust_env=False)
-            return
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise SystemExit(f"no server came up at {url}")
-        time.sleep(0.1)
 
 
 # Asking -----------------------------------------------------------------------------------------------------------

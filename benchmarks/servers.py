@@ -1,0 +1,60 @@
+"""Servers to measure: uvicorn in a process of its own, and what has to be in a database before there are jobs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+from sqlalchemy.orm import Session
+
+from redeem.local.network import free_port
+from service.tables import BundleRow, ModelRow, TenantRow, UploadRow
+
+
+def owner(session: Session, name: str) -> dict[str, UUID]:
+    """A new tenant with a model and a bundle; what a row of its jobs says of them."""
+    tenant = TenantRow(name=name)
+    session.add(tenant)
+    session.flush()
+    upload = UploadRow(tenant_id=tenant.id, kind="model", filename="suspect.safetensors", state="complete", size=1)
+    session.add(upload)
+    session.flush()
+    model = ModelRow(tenant_id=tenant.id, upload_id=upload.id, architecture={}, preprocessing={}, labels={})
+    clean = BundleRow(tenant_id=tenant.id, upload_id=upload.id, role="clean")
+    session.add_all([model, clean])
+    session.flush()
+    return {"tenant_id": tenant.id, "model_id": model.id, "clean_id": clean.id}
+
+
+@contextlib.contextmanager
+def served(app: Sequence[str], environment: dict[str, str], folder: Path) -> Iterator[str]:
+    """Its address, once it answers."""
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", *app, "--port", str(port), "--no-access-log", "--log-level", "warning"]
+    with folder.joinpath("server.log").open("wb") as log:
+        process = subprocess.Popen(command, env=os.environ | environment, stdout=log, stderr=log)  # noqa: S603
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _wait_for(url, process)
+            yield url
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while True:
+        with contextlib.suppress(httpx.TransportError):
+            httpx.get(f"{url}/livez", timeout=2, trust_env=False)
+            return
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise SystemExit(f"no server came up at {url}")
+        time.sleep(0.1)
