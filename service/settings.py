@@ -86,6 +86,10 @@ class Settings(BaseSettings):
     lease: timedelta = timedelta(seconds=30)
     """A worker that gave no heartbeat for this long is taken for dead, and its job is queued again."""
     heartbeat: timedelta = timedelta(seconds=5)
+    job_deadline: timedelta = timedelta(hours=24)
+    """An attempt that takes longer ends its job as failed, whatever it is doing."""
+    cancel_grace: timedelta = timedelta(seconds=30)
+    """A job that has not ended so long after it was cancelled hangs, and its process is ended."""
     queue_ahead: int = Field(32, ge=1)
     """So many jobs wait on the queue at most, first come, first served; the others wait in the database, where it is
     decided fairly whose turn is next. Have it no smaller than the number of workers."""

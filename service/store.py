@@ -92,13 +92,20 @@ async def write(store: ObjectStore, key: str, blocks: AsyncIterator[bytes]) -> N
     try:
         await obstore.put_async(store, key, blocks, chunk_size=BLOCK, max_concurrency=2)
     except (BaseError, OSError) as error:
-        if any(f"(os error {number})" in str(error) for number in NO_SPACE):
+        if is_full(error):
             raise InsufficientStorage("The disk of the store is full.") from error
         if place is not None and not place.parent.exists():  # obstore only says that the upload was aborted
             raise FileNotFoundError(str(place.parent)) from error
         raise
     if place is not None:
         await asyncio.to_thread(sync, place)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether it says that a disk has no room: obstore only in words."""
+    if isinstance(error, OSError):
+        return error.errno in NO_SPACE
+    return isinstance(error, BaseError) and any(f"(os error {number})" in str(error) for number in NO_SPACE)
 
 
 def sync(path: Path) -> None:

@@ -8,6 +8,7 @@ torch is imported inside the task, in the child process that runs it: the parent
 from __future__ import annotations
 
 import signal
+from datetime import timedelta
 from types import FrameType
 from uuid import UUID
 
@@ -21,11 +22,13 @@ if not settings.broker_url:  # Celery would look for a RabbitMQ on this host, an
     raise SystemExit("REDEEM_BROKER_URL is not set. It names where a worker gets its jobs from: redis://HOST:6379/0")
 app = celery_app(settings)
 
+PATIENCE = timedelta(minutes=5)
+"""How long past its deadline a child is ended from outside: one that hangs so that no thread of it moves."""
 STOPPING = (signal.SIGTERM, signal.SIGQUIT)
 """What a worker sends its child when it is told to stop: with REMAP_SIGTERM=SIGQUIT the second."""
 
 
-@app.task(name=TASK)  # type: ignore[untyped-decorator]
+@app.task(name=TASK, time_limit=(settings.job_deadline + PATIENCE).total_seconds())  # type: ignore[untyped-decorator]
 def sanitize(job_id: str) -> None:
     """Run the job of this id, if it still wants running."""
     from worker.pipeline import run

@@ -1,4 +1,4 @@
-"""The worker's hold on a job, and all of its SQL: claim, heartbeat, progress, cancel, end.
+"""The worker's hold on a job, and all of its SQL: claim, sign of life, progress, cancel, end.
 
 A claim is a compare-and-set with a fresh token. Every later write demands that token, so a worker that was taken for
 dead and wakes up again changes nothing: it finds its lease lost and stops.
@@ -14,9 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
-import structlog
 from sqlalchemy import delete, func, select
-from sqlalchemy.exc import SQLAlchemyError
 
 from redeem.contract import (
     Architecture,
@@ -35,8 +33,6 @@ from service.database import Sessions
 from service.records import AGAIN, add_event, change
 from service.settings import Settings
 from service.tables import ArtifactRow, BundleRow, JobRow, ModelRow, UploadRow
-
-log = structlog.get_logger()
 
 PROGRESS_EVERY = 1.0  # seconds between two writes of a stage's progress
 
@@ -106,27 +102,9 @@ def claim(job: UUID, sessions: Sessions, settings: Settings) -> Lease | None:
     return Lease(job, token, sessions, settings, row.tenant_id, row.traceparent)
 
 
-@contextlib.contextmanager
-def heartbeat(lease: Lease) -> Iterator[None]:
-    """Extend the lease from a thread until the context ends, and learn there of a cancellation or a lost lease."""
-    done = threading.Event()
-
-    def beat() -> None:
-        while not done.wait(lease.settings.heartbeat.total_seconds()):
-            try:
-                _write(lease)
-            except LeaseLost:
-                return
-            except SQLAlchemyError as error:  # the database may come back before the lease ends
-                log.warning("no heartbeat", job=str(lease.job), error=str(error))
-
-    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+def sign_of_life(lease: Lease) -> None:
+    """Extend the lease, and learn whether the job is to end: `check` then says so."""
+    _write(lease)
 
 
 def check(lease: Lease) -> None:

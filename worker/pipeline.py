@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
+import signal
 import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
@@ -10,6 +13,7 @@ from pathlib import Path
 from uuid import UUID
 
 import structlog
+from obstore.exceptions import GenericError
 from obstore.store import ObjectStore
 from sqlalchemy.exc import OperationalError
 from torch import Tensor
@@ -28,8 +32,9 @@ from redeem.contract import (
 from service import tracing
 from service.database import open_engine, sessions
 from service.settings import Settings
-from service.store import open_store, remove
+from service.store import is_full, open_store, remove
 from worker.algorithms.errors import AlgorithmError
+from worker.heartbeat import heartbeat
 from worker.lease import (
     Cancelled,
     Lease,
@@ -41,7 +46,6 @@ from worker.lease import (
     end_cancelled,
     fail,
     give_back,
-    heartbeat,
     keep,
     kept,
     order,
@@ -83,8 +87,8 @@ def run(job: UUID, settings: Settings) -> None:
         with (
             structlog.contextvars.bound_contextvars(job=str(job), tenant=str(lease.tenant)),
             tracing.continued(lease.traceparent, "job", {"redeem.job": str(job), "redeem.tenant": str(lease.tenant)}),
-            heartbeat(lease),
             tempfile.TemporaryDirectory(prefix="redeem-job-") as folder,
+            heartbeat(lease, lambda: _die(folder)),
         ):
             _run_to_its_end(lease, open_store(settings), Path(folder))
     except Leaving:
@@ -111,13 +115,24 @@ def _run_to_its_end(lease: Lease, store: ObjectStore, folder: Path) -> None:
         _remove_checkpoint(lease, store)
         fail(lease, JobError(code=error.code, detail=str(error), hint=error.hint))
     except Exception as error:
+        if isinstance(error, GenericError) and not is_full(error):
+            raise  # the store does not answer, for all that it was asked again: another attempt may have more luck
         log.exception("failed")
         _remove_checkpoint(lease, store)
         fail(lease, _unforeseen(error))
 
 
+def _die(folder: str) -> None:
+    """End this process, whatever it hangs in, and leave nothing behind."""
+    shutil.rmtree(folder, ignore_errors=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _unforeseen(error: Exception) -> JobError:
     """What the client may know of an error that nobody raised on purpose: neither its message nor where it was."""
+    if is_full(error):
+        hint = "Have space made where the server keeps its files, and retry the job."
+        return JobError(code="storage_full", detail="The disk that the worker writes to is full.", hint=hint)
     if out_of_memory(error):
         hint = "Use a smaller network or bundle, or a worker with more memory."
         return JobError(code="out_of_memory", detail="The worker's memory ran out.", hint=hint)

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -19,6 +18,7 @@ from service.database import open_engine, sessions
 from service.tables import now
 from tests.worker.conftest import Workplace
 from worker import lease
+from worker.heartbeat import heartbeat
 from worker.lease import Cancelled, Lease, LeaseLost
 
 ARTIFACT = Artifact(name="purified.safetensors", media_type="application/octet-stream", size=1, sha256="0" * 64)
@@ -47,6 +47,10 @@ def claim(workplace: Workplace, job: UUID) -> Lease:
     held = lease.claim(job, workplace.sessions, workplace.settings)
     assert held is not None
     return held
+
+
+def never() -> None:
+    raise AssertionError("the process was to be ended")
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 5.0) -> None:
@@ -88,18 +92,6 @@ def test_a_job_that_is_not_there_is_not_to_be_had(workplace: Workplace) -> None:
     assert lease.claim(uuid4(), workplace.sessions, workplace.settings) is None
 
 
-def test_a_heartbeat_extends_the_lease_and_ends_with_its_block(workplace: Workplace, job: UUID) -> None:
-    held = claim(workplace, job)
-    first = workplace.row(job).lease_expires_at
-    assert first is not None
-    with lease.heartbeat(held):
-        wait_until(lambda: (workplace.row(job).lease_expires_at or first) > first + timedelta(seconds=0.2))
-    assert not [thread for thread in threading.enumerate() if thread.name == "heartbeat"]
-    last = workplace.row(job).lease_expires_at
-    time.sleep(0.2)
-    assert workplace.row(job).lease_expires_at == last
-
-
 def test_a_cancellation_reaches_a_running_stage(workplace: Workplace, job: UUID) -> None:
     held = claim(workplace, job)
 
@@ -109,7 +101,7 @@ def test_a_cancellation_reaches_a_running_stage(workplace: Workplace, job: UUID)
             lease.check(held)
 
     threading.Timer(0.1, workplace.cancel, [job]).start()
-    with lease.heartbeat(held), pytest.raises(Cancelled), lease.stage(held, Stage.purify):
+    with heartbeat(held, never), pytest.raises(Cancelled), lease.stage(held, Stage.purify):
         epochs()
     lease.end_cancelled(held)
     row = workplace.row(job)
@@ -124,15 +116,6 @@ def test_a_cancellation_is_seen_between_stages_without_waiting_for_a_heartbeat(w
         pass
 
 
-def test_a_heartbeat_learns_that_the_lease_is_lost(workplace: Workplace, job: UUID) -> None:
-    held = claim(workplace, job)
-    with lease.heartbeat(held):
-        workplace.bury(job)
-        wait_until(held.lost.is_set)
-    with pytest.raises(LeaseLost):
-        lease.check(held)
-
-
 def test_a_heartbeat_outlives_a_database_that_is_away(workplace: Workplace, job: UUID) -> None:
     held = claim(workplace, job)
     before = workplace.row(job)
@@ -143,7 +126,7 @@ def test_a_heartbeat_outlives_a_database_that_is_away(workplace: Workplace, job:
         refused.append(connection)
         raise engine.dialect.loaded_dbapi.OperationalError("unable to connect")
 
-    with lease.heartbeat(held):
+    with heartbeat(held, never):
         event.listen(engine, "do_connect", refuse)
         engine.dispose()
         wait_until(lambda: len(refused) > 2)
