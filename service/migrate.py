@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -117,16 +118,17 @@ def revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
-def head() -> str | None:
-    return ScriptDirectory.from_config(config()).get_current_head()
+def head() -> str:
+    return known()[-1]
+
+
+@cache
+def known() -> Sequence[str]:
+    """The migrations of this release, oldest first. Every probe of readiness asks, and the files do not change."""
+    return [script.revision for script in ScriptDirectory.from_config(config()).walk_revisions()][::-1]
 
 
 def require_known(at: str | None) -> None:
     """Raise NewerDatabase where this code has no such migration."""
     if at is not None and at not in known():
         raise NewerDatabase(f"The database is at migration {at}; this release knows those up to {head()}.")
-
-
-def known() -> list[str]:
-    """The migrations of this release, oldest first."""
-    return [script.revision for script in ScriptDirectory.from_config(config()).walk_revisions()][::-1]
