@@ -21,7 +21,7 @@ ServiceError
 ├── WebhookDisabled        409  the webhook gets nothing any more
 ├── JobNotFinished         409  the job has not made its files yet
 ├── InUse                  409  something else names what is to be deleted
-├── Deleted                410  it was deleted while it was being read
+├── Deleted                410  it was deleted, before or while it was asked for
 ├── TooLarge               413  more bytes than this server takes
 ├── WrongMediaType         415  the body is not of the type that is taken there
 ├── RangeNotSatisfiable    416  the range asked for lies outside the file
@@ -175,7 +175,7 @@ class InUse(ServiceError):
 
 class Deleted(ServiceError):
     status, code = 410, "deleted"
-    hint = "It is gone for good; submit a new job."
+    hint = "It is gone for good; make it anew, with a new Idempotency-Key."
 
 
 class TooLarge(ServiceError):

@@ -16,8 +16,8 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service.errors import KeyInUse, KeyReused
-from service.records import Row, find
+from service.errors import Deleted, KeyInUse, KeyReused
+from service.records import Row
 from service.tables import IdempotencyRow
 
 IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=255, description="New for each resource")]
@@ -25,7 +25,7 @@ IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=255, desc
 
 def once(session: Session, key: str | None, request: BaseModel, table: type[Row], make: Callable[[], Row]) -> Row:
     """What `make` makes, or what it made when this key came first. Raises KeyReused where the key came with another
-    request, and KeyInUse where the first one is not through yet."""
+    request, KeyInUse where the first one is not through yet, and Deleted where what it made is gone."""
     if key is None:
         return make()
     key_hash = _sha256(key)
@@ -41,7 +41,10 @@ def once(session: Session, key: str | None, request: BaseModel, table: type[Row]
         return row
     if earlier.fingerprint != fingerprint:
         raise KeyReused("This Idempotency-Key came with another request before.")
-    return find(session, table, earlier.made)
+    made = session.get(table, earlier.made)
+    if made is None:
+        raise Deleted("What the first request with this Idempotency-Key made was deleted since.")
+    return made
 
 
 def _sha256(text: str) -> str:

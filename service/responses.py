@@ -10,11 +10,11 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from redeem.contract import Problem
-from service.errors import BadRequest, InvalidRequest, KeyInUse, KeyReused, ServiceError, TooLarge
+from service.errors import BadRequest, Deleted, InvalidRequest, KeyInUse, KeyReused, ServiceError, TooLarge
 
 Responses = dict[int | str, dict[str, Any]]
 
-CREATING = (BadRequest, KeyInUse, TooLarge, KeyReused)
+CREATING = (BadRequest, KeyInUse, Deleted, TooLarge, KeyReused)
 """Why any request that creates may be refused."""
 PROBLEM = {"$ref": "#/components/schemas/Problem"}
 RAW = {"type": "string", "format": "binary"}

@@ -39,11 +39,11 @@ class Forbidden(Exception):
 
 def check_url(url: str, allowed: Networks) -> None:
     """What can be known of an URL before its name is resolved. Raises Forbidden."""
-    parts = urlsplit(url)
     try:
+        parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise Forbidden(f"its port is none: {error}") from error
+        raise Forbidden(f"it cannot be read: {error}") from error
     if not host or port == 0 or parts.username is not None or parts.fragment or not url.isascii():
         raise Forbidden("it is not of the form https://host[:port]/path")
     if parts.scheme != "https" and not (parts.scheme == "http" and allowed):

@@ -36,8 +36,8 @@ from service.migrate import NewerDatabase
 from service.settings import Settings
 from service.store import blob_key, open_store
 from service.tables import AuditRow, JobRow
+from tests.postgres import find_postgres
 from tests.service.running import Service, problem, serving, wait_until
-from tests.stacks import programs
 
 
 @pytest.fixture
@@ -348,7 +348,7 @@ def test_postgresql_is_left_to_its_own_tools(postgres_url: str, tmp_path: Path, 
         hints.append(
             told.value.hint.removeprefix("Run: ").removesuffix(", and name that database in REDEEM_DATABASE_URL")
         )
-    tools = {"PATH": f"{programs()}:/usr/bin:/bin"}
+    tools = {"PATH": f"{find_postgres()}:/usr/bin:/bin"}
     for hint in hints:
         subprocess.run(["bash", "-c", hint], env=tools, check=True)
     url = make_url(postgres_url)

@@ -59,3 +59,12 @@ def test_a_refused_request_uses_no_key_up(service: Service, bodies: dict[str, di
     wrong = {**bodies["jobs"], "clean": bodies["jobs"]["model"]}
     problem(service.http.post("/v1/jobs", json=wrong, headers=headers), 422, "unknown_reference")
     assert service.http.post("/v1/jobs", json=bodies["jobs"], headers=headers).status_code == 202
+
+
+def test_what_was_deleted_is_not_made_again_by_its_key(service: Service, bodies: dict[str, dict[str, Any]]) -> None:
+    headers = {"Idempotency-Key": "gone"}
+    upload = service.http.post("/v1/uploads", json=bodies["uploads"], headers=headers).json()["id"]
+    assert service.http.delete(f"/v1/uploads/{upload}").status_code == 204
+    problem(service.http.post("/v1/uploads", json=bodies["uploads"], headers=headers), 410, "deleted")
+    other = {**bodies["uploads"], "filename": "another"}
+    problem(service.http.post("/v1/uploads", json=other, headers=headers), 422, "key_reused")
