@@ -205,6 +205,7 @@ def test_a_worker_has_one_job_in_hand_and_leaves_the_others_to_others(
             while "end" not in diary.read_text():
                 waiting = queue.waiting(sender)
                 counted |= set() if "end" in diary.read_text() else {waiting}
+                time.sleep(0.1)
             assert counted == {1}
             wait_until(lambda: diary.read_text().count("end") == 2, 60)
             assert worker.poll() is None
