@@ -29,8 +29,8 @@ class Broker:
         return self.url.replace(f":{self.port}", f":{port}")
 
     def waiting(self) -> list[dict[str, Any]]:
-        """Header and body of the messages that wait for a worker, oldest first. They go on waiting, but a dispatcher that
-        counts just now takes them for lost: count them with `queue.waiting` where it does."""
+        """Header and body of the messages that wait for a worker, oldest first. They go on waiting, but a dispatcher
+        that counts just now takes them for lost: use `queue.waiting` where it does."""
         return _in_rabbitmq(self.url) if self.url.startswith("amqp") else _in_valkey(self.url)
 
     def jobs(self) -> list[UUID]:
