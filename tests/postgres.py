@@ -17,7 +17,7 @@ from pathlib import Path
 import psycopg
 
 NOBODY = 65534
-SCRATCH = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "listen_addresses=")  # nobody misses its data
+SCRATCH = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")  # nobody misses its data
 
 
 @dataclass
@@ -28,10 +28,14 @@ class PostgresServer:
     """Of its socket, and of its data."""
     binaries: Path
     user: int | None
+    address: str = ""
+    """That it listens on beside the socket, if any; whoever comes by that is let in."""
+    port: int = 5432
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        options = [word for option in SCRATCH for word in ("-c", option)]
+        listens = (f"listen_addresses={self.address}", f"port={self.port}")
+        options = [word for option in (*SCRATCH, *listens) for word in ("-c", option)]
         self.process = subprocess.Popen(
             [self.binaries / "postgres", "-D", self.folder / "data", "-k", self.folder, *options],
             user=self.user, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -48,9 +52,12 @@ class PostgresServer:
         """SQLAlchemy's."""
         return f"postgresql+psycopg://redeem@/{database}?host={self.folder}"
 
+    def network_url(self, database: str) -> str:
+        return f"postgresql+psycopg://redeem@{self.address}:{self.port}/{database}"
+
 
 @contextlib.contextmanager
-def postgres_server(binaries: Path) -> Iterator[PostgresServer]:
+def postgres_server(binaries: Path, address: str = "") -> Iterator[PostgresServer]:
     user = NOBODY if os.geteuid() == 0 else None
     folder = Path(tempfile.mkdtemp(prefix="redeem-postgres-"))
     if user is not None:
@@ -60,7 +67,9 @@ def postgres_server(binaries: Path) -> Iterator[PostgresServer]:
             [binaries / "initdb", "-D", folder / "data", "-U", "redeem", "-A", "trust", "-E", "UTF8", "--no-sync"],
             user=user, cwd=folder, check=True, capture_output=True, timeout=60,
         )  # fmt: skip
-        server = PostgresServer(folder, binaries, user)
+        with (folder / "data" / "pg_hba.conf").open("a") as rules:
+            rules.write("host all all all trust\n")
+        server = PostgresServer(folder, binaries, user, address)
         server.start()
         try:
             yield server

@@ -3,6 +3,7 @@ is started by the tests that want it, on this machine, and ended with them."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from uuid import uuid4
 
@@ -61,10 +62,16 @@ def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]
 @pytest.fixture(scope="session")
 def s3() -> Iterator[dict[str, str]]:
     """obstore's options for a running S3 with an empty bucket."""
+    with s3_server() as options:
+        yield options
+
+
+@contextlib.contextmanager
+def s3_server(address: str = "127.0.0.1") -> Iterator[dict[str, str]]:
     import boto3
     from moto.server import ThreadedMotoServer  # seconds, for the tests that want it alone
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server = ThreadedMotoServer(ip_address=address, port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     options = {"access_key_id": "key", "secret_access_key": "secret", "region": "us-east-1"}
