@@ -69,6 +69,7 @@ from worker.stages.onnx_suspect import purified_onnx
 from worker.stages.pictures import pictures
 from worker.stages.publish import publish_files, publish_onnx, publish_report
 from worker.stages.purify import out_of_memory, purify
+from worker.stages.understood import know_methods, understanding
 
 log = structlog.get_logger()
 
@@ -142,7 +143,7 @@ def _unforeseen(error: Exception) -> JobError:
 
 def sanitize(lease: Lease, store: ObjectStore, folder: Path) -> None:
     """Fetch, load, assess, purify, assess again, judge, publish."""
-    wanted, device = order(lease), pick()
+    wanted, device = _understood(lease), pick()
 
     def report_progress(fraction: float) -> None:
         progress(lease, fraction)
@@ -210,6 +211,13 @@ def sanitize(lease: Lease, store: ObjectStore, folder: Path) -> None:
         report.artifacts = artifacts
         artifacts = [*artifacts, publish_report(store, report)]
     succeed(lease, verdict.outcome, artifacts)
+
+
+def _understood(lease: Lease) -> Order:
+    with understanding():
+        wanted = order(lease)
+    know_methods(wanted.purifier, wanted.detectors)
+    return wanted
 
 
 def _as_the_suspect_came(inputs: Inputs, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], bytes | None]:

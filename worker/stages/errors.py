@@ -16,6 +16,7 @@ StageError
 ├── ReadingFailed        a file that its reader broke on
 ├── ReadingForbidden     a file that made its reader try what no reader needs: a program, a socket, code
 ├── UnfitPreprocessing   images of a size or with channels that the network cannot take
+├── Unsupported          a method, an option or a field that only a newer release knows
 └── StoreDamaged         bytes in the store that are gone, or not what their hash says
 """
 
@@ -37,6 +38,11 @@ class StageError(Exception):
         super().__init__(message)
         if hint is not None:
             self.hint = hint
+
+
+class Unsupported(StageError):
+    code = "unsupported"
+    hint = "The operator should upgrade the workers, as each release does before the API; then retry the job."
 
 
 class EmptyBundle(StageError):
