@@ -20,6 +20,7 @@ from redeem.local.supervisor import supervised
 from redeem.local.valkey import valkey
 from redeem.settings import DEFAULT_HOST, child_environment
 
+GPUS = Path("/proc/driver/nvidia/gpus")
 # A package of each extra that the others do not bring.
 EXTRAS = {"service": ("fastapi", "sqlalchemy", "celery"), "worker": ("torch", "torchvision", "safetensors")}
 
@@ -42,10 +43,21 @@ def missing_extras() -> list[str]:
 
 
 def everything(folder: Path, host: str, port: int) -> Sequence[Process]:
-    """Valkey, the API, the worker, in the order of their start."""
+    """Valkey, the API, a worker for each GPU or one without, in the order of their start."""
     broker = valkey(folder)
     environment = child_environment(REDEEM_DATA=str(folder), REDEEM_BROKER_URL=broker.url)
-    return [broker.process, api(environment, host, port), worker(environment)]
+    return [broker.process, api(environment, host, port), *workers(environment)]
+
+
+def workers(environment: dict[str, str], gpus: Path = GPUS) -> list[Process]:
+    """One for each GPU, which is the only one that it sees from its start on; one if there is none, or the shell chose
+    (`CUDA_VISIBLE_DEVICES`)."""
+    devices = len(list(gpus.iterdir())) if gpus.is_dir() and "CUDA_VISIBLE_DEVICES" not in environment else 0
+    if devices < 2:
+        return [worker(environment)]
+    return [
+        worker(environment | {"CUDA_VISIBLE_DEVICES": str(device)}, f"worker-{device}") for device in range(devices)
+    ]
 
 
 @contextmanager
@@ -87,17 +99,17 @@ def api(environment: dict[str, str], host: str, port: int) -> Process:
     )
 
 
-def worker(environment: dict[str, str]) -> Process:
+def worker(environment: dict[str, str], name: str = "worker") -> Process:
     return Process(
-        name="worker",
+        name=name,
         argv=(
             *(sys.executable, "-m", "celery", "-A", "worker.app", "worker"),
-            *("--queues", "sanitize", "--concurrency", "1", "--hostname", "sanitize@%h"),
+            *("--queues", "sanitize", "--concurrency", "1", "--hostname", f"{name}@%h"),
             *("--loglevel", "INFO", "--without-gossip", "--without-mingle"),
         ),
         # SIGTERM stops at once instead of when the job is done; its lease lets another attempt take it.
         environment=environment | {"REMAP_SIGTERM": "SIGQUIT"},
-        ready=lambda log: "sanitize@" in log and " ready." in log,
+        ready=lambda log: f"{name}@" in log and " ready." in log,
         ready_within=180.0,
         grace=10.0,
     )

@@ -14,7 +14,7 @@ from redeem.contract import JobState
 from redeem.errors import ServeError
 from redeem.local import server as local
 from redeem.local import valkey
-from redeem.local.server import Address, local_server
+from redeem.local.server import Address, local_server, workers
 
 
 def test_a_second_start_on_the_folder_goes_on_and_nothing_is_left_in_between(
@@ -117,3 +117,23 @@ def test_packages_do_not_come_from_the_folder_where_the_user_is(
     monkeypatch.chdir(tmp_path)
     with local_server(Path("data"), processes=without_worker) as address:
         assert httpx.get(f"{address.url}/livez").is_success
+
+
+@pytest.mark.parametrize(
+    ("gpus", "shell", "seen"),
+    [
+        (0, {}, {"worker": None}),
+        (1, {}, {"worker": None}),
+        (3, {}, {"worker-0": "0", "worker-1": "1", "worker-2": "2"}),
+        (3, {"CUDA_VISIBLE_DEVICES": "1"}, {"worker": "1"}),
+    ],
+    ids=["none", "one", "three", "the shell chose"],
+)
+def test_there_is_a_worker_for_each_gpu(
+    gpus: int, shell: dict[str, str], seen: dict[str, str | None], tmp_path: Path
+) -> None:
+    for number in range(gpus):
+        tmp_path.joinpath(f"0000:0{number}:00.0").mkdir()
+    started = workers(shell, tmp_path if gpus else tmp_path / "nothing")
+    assert {process.name: process.environment.get("CUDA_VISIBLE_DEVICES") for process in started} == seen
+    assert len({process.argv[process.argv.index("--hostname") + 1] for process in started}) == len(started)
