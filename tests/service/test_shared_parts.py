@@ -24,6 +24,7 @@ from service.settings import Settings
 from service.shared_parts import broker_checks, clock_check, database_checks, store_check
 from service.store import open_store
 from service.tables import new_id
+from tests.postgres import PostgresServer
 
 Named = dict[str, Check]
 
@@ -90,8 +91,8 @@ def test_a_database_that_can_only_be_read(shared: Settings, execute: Callable[[s
         ("mysql+pymysql://127.0.0.1/redeem", "its driver is not installed"),
     ],
 )
-def test_a_database_that_is_not_reached(tmp_path: Path, postgres: str, url: str, words: str) -> None:
-    (check,) = database_checks(Settings(data=tmp_path, database_url=url.format(folder=postgres)))
+def test_a_database_that_is_not_reached(tmp_path: Path, postgres: PostgresServer, url: str, words: str) -> None:
+    (check,) = database_checks(Settings(data=tmp_path, database_url=url.format(folder=postgres.folder)))
     assert (check.name, check.state) == ("database", "bad")
     assert words in check.detail
     assert check.mend
