@@ -54,7 +54,7 @@ def database_checks(settings: Settings) -> Iterator[Check]:
             engine.dispose()
     except ImportError as error:
         yield Check("database", "bad", f"its driver is not installed: {error}", "pip install 'redeem[postgres]'")
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, ValueError) as error:
         yield Check("database", "bad", _first_line(getattr(error, "orig", None) or error), mend)
 
 

@@ -86,6 +86,7 @@ def test_a_database_that_can_only_be_read(shared: Settings, execute: Callable[[s
     [
         ("postgresql+psycopg://redeem@127.0.0.1:9/redeem", "refused"),
         ("postgresql+psycopg://redeem@/nowhere?host={folder}", '"nowhere" does not exist'),
+        (f"postgresql+psycopg://redeem@{'x' * 70}/redeem", "label too long"),
         ("no address", "Could not parse"),
         ("postgresql+nothing://redeem@127.0.0.1/redeem", "nothing"),
         ("mysql+pymysql://127.0.0.1/redeem", "its driver is not installed"),
