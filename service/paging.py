@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated
@@ -33,7 +34,7 @@ def _utc(time: datetime) -> datetime:
 
 
 def _written_out(value: object) -> object:
-    if isinstance(value, str) and "-" not in value[1:]:  # else a bare number would be seconds since 1970
+    if isinstance(value, str) and not re.match(r"\d{4}-\d\d-\d\d", value):  # else a number would be seconds since 1970
         raise ValueError("a time like 2026-01-31T12:00:00Z is expected")
     return value
 

@@ -22,7 +22,7 @@ BINARIES = Path(sys.executable).parent
 # What exists, so that not every call ends in a 404. A reference or a size that is well-formed but wrong may be refused.
 CONFIGURATION = """
 [checks.positive_data_acceptance]
-expected-statuses = [200, 201, 202, 204, 206, 304, 404, 409, 413, 416, 422]
+expected-statuses = [200, 201, 202, 204, 206, 304, 404, 409, 410, 413, 416, 422]
 
 # A type that it cannot make; tests/service/test_resuming.py has that.
 [[operations]]

@@ -107,6 +107,7 @@ def test_links_lead_through_all_pages_with_the_same_filter(service: Service, job
         {"created_after": "2026-11-28T06:00:00"},
         {"created_before": "yesterday"},
         {"created_after": "0"},
+        {"created_before": "-1.4e-266"},
         {"created_after": "-1700000000"},
         {"created_before": "9999-12-31T23:59:59-23:59"},
         {"created_after": "0001-01-01T00:00:00+23:59"},
