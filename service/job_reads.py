@@ -17,6 +17,13 @@ from service.tenancy import Caller
 
 MOST = 500
 """Jobs in one query."""
+TURN = 0.5
+"""Seconds between two looks at a job that somebody waits for."""
+
+
+async def next_turn(at_most: float = TURN) -> None:
+    """Sleep until the next look. Whoever waits looks at the same moment, so that one query answers all."""
+    await asyncio.sleep(min(at_most, TURN - asyncio.get_running_loop().time() % TURN))
 
 
 @dataclass

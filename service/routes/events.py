@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterable
 from typing import Annotated
 from uuid import UUID
@@ -15,14 +14,13 @@ from redeem.contract import JobEvent, JobState
 from service import records
 from service.context import Context, Here
 from service.errors import NotFound
+from service.job_reads import next_turn
 from service.responses import refusals
 from service.scopes import READ
 from service.tables import JobRow
 
 router = APIRouter(tags=["jobs"])
 
-POLL = 0.5
-"""Seconds between two looks for new events."""
 BATCH = 500
 
 
@@ -39,23 +37,26 @@ async def job_events(
     last_event_id: Annotated[int, Header(ge=0, lt=2**31)] = 0,
 ) -> AsyncIterable[ServerSentEvent]:
     """Every event after `Last-Event-ID`, then every new one; the stream ends after the job's last."""
-    seq = last_event_id
+    seq, seen = last_event_id, None
     while True:
-        ended, events = await run_in_threadpool(_read, here, job, seq)
-        for event in events:
-            yield ServerSentEvent(data=event, event=event.type, id=str(event.seq))
-            seq = event.seq
-        if len(events) == BATCH:
-            continue
-        if ended:
+        row = await here.job_reads.read(here.caller, job)
+        if row is None:  # deleted meanwhile
             return
-        await asyncio.sleep(POLL)
+        # An event is written together with a change of its job's row, so while that stays there is none. A job ends and
+        # writes its last event in one transaction, and its row is read first: after these events nothing comes.
+        while row != seen:
+            events = await run_in_threadpool(_after, here, job, seq)
+            for event in events:
+                yield ServerSentEvent(data=event, event=event.type, id=str(event.seq))
+                seq = event.seq
+            if len(events) < BATCH:
+                seen = row
+        if JobState(row.state).terminal:
+            return
+        await next_turn()
 
 
-def _read(here: Context, job: UUID, seq: int) -> tuple[bool, list[JobEvent]]:
-    """Whether the job has ended, and what was written after `seq`. A job ends and writes its last event in one
-    transaction, and is looked at first, so nothing comes after the events of an ended job."""
+def _after(here: Context, job: UUID, seq: int) -> list[JobEvent]:
     with here.readers() as session:
-        ended = JobState(records.find(session, JobRow, job).state).terminal
         rows = records.events_after(session, job, seq, BATCH)
-    return ended, [JobEvent.model_validate(row, from_attributes=True) for row in rows]
+        return [JobEvent.model_validate(row, from_attributes=True) for row in rows]

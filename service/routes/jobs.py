@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Annotated, Any
 from uuid import UUID
@@ -41,6 +40,7 @@ from service.errors import (
     WrongKind,
 )
 from service.idempotency import IdempotencyKey, once
+from service.job_reads import next_turn
 from service.paging import Labels, Listing, labelled, link_next
 from service.responses import CREATING, refusals
 from service.scopes import JOBS_WRITE, READ
@@ -49,8 +49,6 @@ from service.tables import BundleRow, JobRow, ModelRow, WebhookRow
 router = APIRouter(tags=["jobs"])
 
 LONGEST_WAIT = 60.0
-POLL = 0.5
-"""Seconds between two looks at a job that somebody waits for."""
 COLUMNS = [name for name in Job.model_fields if name in JobRow.__table__.columns]
 
 
@@ -127,7 +125,7 @@ async def get_job(
         left = deadline - time.monotonic()
         if job.state.terminal or left <= 0 or await request.is_disconnected():
             return job
-        await asyncio.sleep(min(POLL, left))
+        await next_turn(left)
 
 
 @router.post("/jobs/{id}/cancel", dependencies=JOBS_WRITE, status_code=202, responses=refusals(NotFound, JobFinished))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,17 +14,12 @@ import pytest
 import redis
 from safetensors.torch import load_file
 
-from redeem.client import Client
 from redeem.contract import JobState
-from redeem.local import local_server
 from redeem.local.network import free_port
-from redeem.local.processes import Process
-from redeem.local.server import api, worker
 from redeem.local.valkey import find_valkey
-from redeem.settings import child_environment
-from service import database, migrate
-from service.settings import Settings
+from tests.e2e.processes import wait
 from tests.e2e.sending import sent
+from tests.e2e.serving import api_and_worker
 from tests.rabbitmq import find_rabbitmq, rabbit_server
 
 
@@ -55,7 +49,7 @@ class Valkey:
         kept = ("--dir", str(self.folder), "--save", "", "--appendonly", "yes", "--appendfsync", "always")
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen([binary, "--port", str(self.port), *kept], stdout=log, stderr=log)
-        _wait(self._answers, 20)
+        wait(self._answers)
 
     def _answers(self) -> bool:
         with redis.Redis.from_url(self.url) as client:
@@ -101,41 +95,26 @@ def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     indirect=["broker"],
 )
 def test_jobs_outlive_a_broker_that_is_killed(folder: Path, postgres_url: str, broker: Broker, forgets: bool) -> None:
-    engine = database.open_engine(Settings(database_url=postgres_url))
-    migrate.upgrade(engine)
-    engine.dispose()
     shared = {"REDEEM_DATABASE_URL": postgres_url, "REDEEM_BROKER_URL": broker.url}
-
-    def processes(data: Path, host: str, port: int) -> Sequence[Process]:
-        environment = child_environment(REDEEM_DATA=str(data), **shared)
-        return [api(environment, host, port), worker(environment)]
-
-    with local_server(folder / "data", processes=processes) as server, Client(server.url, server.key) as client:
+    with api_and_worker(folder / "data", **shared) as (server, client):
         request = sent(client, folder, epochs=1).model_copy(update={"detectors": []})
 
         def health() -> str:
             return str(httpx.get(f"{server.url}/readyz").json()["status"])
 
         jobs = [client.submit(request) for _ in range(2)]
-        _wait(lambda: client.get(jobs[0].id).state is JobState.running, 120)
+        wait(lambda: client.get(jobs[0].id).state is JobState.running)
         broker.kill()
         jobs.append(client.submit(request))
         assert health() == "degraded"
         if forgets:
             broker.forget()
         broker.start()
-        _wait(lambda: health() == "ok", 20)
-        ended = [client.wait(job.id, timeout=120) for job in jobs]
+        wait(lambda: health() == "ok")
+        ended = [client.wait(job.id, timeout=300) for job in jobs]
         assert [(job.state, job.attempts, job.error) for job in ended] == [(JobState.succeeded, 1, None)] * 3
         for job in jobs:
             states = [event.state for event in client.events(job.id) if event.type == "state"]
             assert states == [JobState.queued, JobState.running, JobState.succeeded]
             weights = client.download_weights(job.id, folder / f"{job.id}.safetensors")
             assert load_file(weights).keys() == load_file(folder / "suspect.safetensors").keys()
-
-
-def _wait(true: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.05)

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from typing import Any
 from uuid import UUID, uuid4
 
+import httpx
+from sqlalchemy import event
+
 from redeem.contract import JobEvent
+from service.job_reads import TURN
 from service.routes import events as route
 from service.tables import JobEventRow
 from tests.service.running import Service, problem
@@ -64,3 +69,27 @@ def test_what_cannot_be_followed_is_refused_before_the_stream(service: Service) 
     for last in ("-1", "x", str(2**70)):
         answer = service.http.get(f"/v1/jobs/{service.job()}/events", headers={"Last-Event-ID": last})
         problem(answer, 422, "invalid_request")
+
+
+def test_however_many_follow_the_database_is_asked_little(service: Service) -> None:
+    job, followers, looks = service.job(), 100, []
+
+    def count(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if "FROM jobs" in statement and " IN (" in statement:
+            looks.append(statement)
+
+    async def follow_all() -> list[str]:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(headers=service.http.headers, limits=limits, timeout=60) as http:
+            read = [asyncio.create_task(http.get(f"{service.url}/v1/jobs/{job}/events")) for _ in range(followers)]
+            await asyncio.sleep(2)
+            event.listen(service.parts.engine, "before_cursor_execute", count)
+            await asyncio.sleep(4 * TURN)
+            event.remove(service.parts.engine, "before_cursor_execute", count)
+            assert (await http.get(f"{service.url}/v1/models")).status_code == 200
+            await asyncio.to_thread(service.change, job, state="cancelled")
+            return [(await answer).text for answer in read]
+
+    told = asyncio.run(follow_all())
+    assert len(looks) < followers / 2  # each by itself would look four times
+    assert {text.count("event: state") for text in told} == {2}
