@@ -20,9 +20,10 @@ from sqlalchemy.orm import Session
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from redeem.contract import JobState, Stage, UploadState
+from redeem.webhooks import DeliveryState
 from service.clock import from_now
 from service.database import Sessions
-from service.tables import JobRow, UploadRow, now
+from service.tables import DeliveryRow, JobRow, UploadRow, now
 
 SECONDS = (1, 5, 15, 60, 180, 600, 1800, 3600, 4 * 3600, 12 * 3600, 24 * 3600)
 SETTLED = timedelta(seconds=5)
@@ -46,6 +47,14 @@ class Metrics:
             registry=self.registry,
         )
         self.uploaded = Counter("redeem_upload_bytes", "Bytes of uploads that came in.", registry=self.registry)
+        self.webhooks = Counter(
+            "redeem_webhook_attempts",
+            "Posts to webhooks' endpoints by what came of them.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        for outcome in ("good", "failed"):
+            self.webhooks.labels(outcome)  # there from the start, so that the first failure is a rise
         self.jobs = Histogram(
             "redeem_job_seconds",
             "Jobs that ended since this process started, from their first claim to their end.",
@@ -116,9 +125,14 @@ def _standing(session: Session) -> Iterator[Metric]:
     for upload_state in UploadState:
         uploads.add_metric([upload_state], counts.get(upload_state, 0))
     yield uploads
+    deliveries = GaugeMetricFamily("redeem_webhook_deliveries", "What webhooks are told, by state.", labels=["state"])
+    counts = _counts(session, DeliveryRow)
+    for delivery_state in DeliveryState:
+        deliveries.add_metric([delivery_state], counts.get(delivery_state, 0))
+    yield deliveries
 
 
-def _counts(session: Session, table: type[JobRow] | type[UploadRow]) -> dict[str, int]:
+def _counts(session: Session, table: type[JobRow | UploadRow | DeliveryRow]) -> dict[str, int]:
     rows = session.execute(select(table.state, func.count()).group_by(table.state))
     return {state: count for state, count in rows}  # noqa: C416  a row is more than a pair to mypy
 

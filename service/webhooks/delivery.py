@@ -52,6 +52,7 @@ def attempt(context: Context, parcel: outbox.Parcel) -> None:
         parcel.url, f"msg_{parcel.id}", parcel.body, parcel.secrets, context.settings.webhook_networks
     )
     seconds = time.monotonic() - began
+    context.metrics.webhooks.labels("good" if answer.good else "failed").inc()
     try:
         with context.sessions.begin() as session:
             outbox.record(session, parcel, answer, seconds)

@@ -13,7 +13,8 @@ from pydantic import SecretStr
 
 from service.settings import Settings
 from service.tables import now
-from tests.service.running import Service, problem, serving
+from tests.service.running import Service, problem, serving, wait_until
+from tests.service.webhooks.sink import listening, status
 
 TOKEN = "a token of the operator's"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -26,8 +27,8 @@ def database_url(either_database: str) -> str:
 
 @pytest.fixture
 def service(tmp_path: Path, database_url: str) -> Iterator[Service]:
-    settings = Settings(data=tmp_path / "data", database_url=database_url, metrics_token=SecretStr(TOKEN))
-    with serving(settings) as running:
+    parts = {"data": tmp_path / "data", "database_url": database_url, "webhook_allow": "127.0.0.1/32"}
+    with serving(Settings(**parts, metrics_token=SecretStr(TOKEN))) as running:
         yield running
 
 
@@ -95,3 +96,16 @@ def test_requests_are_counted_by_route_and_never_by_id(service: Service) -> None
     assert there["redeem_upload_bytes_total",] == 1000
     routes = {labels for sample, *labels in map(tuple, there) if sample == name for labels in [tuple(labels)]}
     assert len(routes) < 10
+
+
+def test_what_webhooks_are_told_is_counted(service: Service) -> None:
+    assert read(service)["redeem_webhook_attempts_total", "failed"] == 0
+    with listening(status(500)) as dead, listening(status(200)) as live:
+        for sink in (dead, live):
+            made = service.post("/v1/webhooks", {"url": sink.url}, 201)
+            service.post(f"/v1/webhooks/{made['id']}/test", None, 202)
+        wait_until(lambda: read(service)["redeem_webhook_deliveries", "delivered"] == 1)
+        wait_until(lambda: read(service)["redeem_webhook_attempts_total", "failed"] == 1)
+    there = read(service)
+    assert there["redeem_webhook_attempts_total", "good"] == 1
+    assert (there["redeem_webhook_deliveries", "pending"], there["redeem_webhook_deliveries", "failed"]) == (1, 0)
