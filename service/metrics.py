@@ -26,6 +26,7 @@ from service.database import Sessions
 from service.tables import DeliveryRow, JobRow, UploadRow, now
 
 SECONDS = (1, 5, 15, 60, 180, 600, 1800, 3600, 4 * 3600, 12 * 3600, 24 * 3600)
+GPU_BYTES = tuple(2**power for power in range(27, 38))
 SETTLED = timedelta(seconds=5)
 """An end that is written as of now may be committed a moment later; older ones are there."""
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
@@ -64,6 +65,12 @@ class Metrics:
         )
         self.stages = Histogram(
             "redeem_stage_seconds", "Their stages.", ["stage"], buckets=SECONDS, registry=self.registry
+        )
+        self.gpu = Histogram(
+            "redeem_job_gpu_bytes",
+            "The most that each had allocated on its GPU at a time.",
+            buckets=GPU_BYTES,
+            registry=self.registry,
         )
 
 
@@ -139,13 +146,15 @@ def _counts(session: Session, table: type[JobRow | UploadRow | DeliveryRow]) -> 
 
 def _observe_ends(metrics: Metrics, session: Session) -> None:
     """Every job that ended since the last look, once."""
-    ended = select(JobRow.state, JobRow.started_at, JobRow.finished_at, JobRow.timings).where(
+    ended = select(JobRow.state, JobRow.started_at, JobRow.finished_at, JobRow.timings, JobRow.gpu_bytes).where(
         JobRow.finished_at > metrics.observed_until, JobRow.finished_at <= from_now(-SETTLED)
     )
-    for state, started_at, finished_at, timings in session.execute(ended.order_by(JobRow.finished_at)):
+    for state, started_at, finished_at, timings, gpu_bytes in session.execute(ended.order_by(JobRow.finished_at)):
         metrics.observed_until = finished_at or metrics.observed_until
         if started_at is not None and finished_at is not None:
             metrics.jobs.labels(state).observe((finished_at - started_at).total_seconds())
+        if gpu_bytes is not None:
+            metrics.gpu.observe(gpu_bytes)
         for stage in Stage:
             if stage in timings:
                 metrics.stages.labels(stage).observe(timings[stage])

@@ -250,6 +250,8 @@ class JobRow(Owned, Base):
     priority: Mapped[int] = mapped_column(SmallInteger, default=5)
     labels: Mapped[dict[str, str]] = mapped_column(Json)
     timings: Mapped[dict[str, float]] = mapped_column(Json, default=dict)
+    gpu_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """The most that its last attempt had allocated on its GPU at a time; None of a job that had none, or failed."""
     webhook_id: Mapped[UUID | None] = mapped_column(ForeignKey("webhooks.id", ondelete="SET NULL"))
 
     traceparent: Mapped[str | None] = mapped_column(String(55))

@@ -198,10 +198,13 @@ def _unless_needed(lease: Lease, sha256: str | None) -> str | None:
     return sha256
 
 
-def succeed(lease: Lease, verdict: Outcome, artifacts: Sequence[Artifact]) -> None:
-    """End the job well: the artifacts, the verdict and the state in one transaction."""
+def succeed(lease: Lease, verdict: Outcome, artifacts: Sequence[Artifact], gpu_bytes: int | None = None) -> None:
+    """End the job well: the artifacts, the verdict and the state in one transaction. `gpu_bytes` is the most that it
+    had allocated on its GPU."""
     rows = [_row(lease, artifact, internal=False) for artifact in artifacts]
-    _write(lease, event="state", artifacts=rows, state=JobState.succeeded, verdict=verdict, **_ended())
+    _write(
+        lease, event="state", artifacts=rows, state=JobState.succeeded, verdict=verdict, gpu_bytes=gpu_bytes, **_ended()
+    )
 
 
 def fail(lease: Lease, error: JobError) -> None:

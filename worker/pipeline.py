@@ -210,7 +210,7 @@ def sanitize(lease: Lease, store: ObjectStore, folder: Path) -> None:
         report = _report(lease, wanted, inputs, before, after, purified, verdict)
         report.artifacts = artifacts
         artifacts = [*artifacts, publish_report(store, report)]
-    succeed(lease, verdict.outcome, artifacts)
+    succeed(lease, verdict.outcome, artifacts, **peak_memory())
 
 
 def _understood(lease: Lease) -> Order:

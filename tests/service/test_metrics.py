@@ -74,12 +74,13 @@ def test_an_ended_job_and_its_stages_are_observed_once(service: Service) -> None
     settled = now() - timedelta(seconds=6)
     service.parts.metrics.observed_until = settled - timedelta(seconds=1)
     times: Any = {"started_at": settled - timedelta(seconds=90), "finished_at": settled}
-    service.change(service.job(), state="succeeded", timings={"fetch": 2.0, "purify": 80.0}, **times)
+    service.change(service.job(), state="succeeded", timings={"fetch": 2.0, "purify": 80.0}, gpu_bytes=2**30, **times)
     for _ in range(2):
         there = read(service)
         assert there["redeem_job_seconds_count", "succeeded"] == 1
         assert there["redeem_job_seconds_sum", "succeeded"] == pytest.approx(90, abs=0.01)
         assert there["redeem_stage_seconds_sum", "purify"] == 80
+        assert (there["redeem_job_gpu_bytes_count",], there["redeem_job_gpu_bytes_sum",]) == (1, 2**30)
         assert there["redeem_stage_seconds_count", "fetch"] == 1
 
 
