@@ -331,6 +331,7 @@ def test_an_issuer_that_is_down_stops_tokens_until_it_is_back_and_never_keys(
         assert idp.asked["/.well-known/openid-configuration"] == 1
         assert service.http.get("/v1/jobs").status_code == 200
         monkeypatch.setattr(oidc, "RETRY", 0.0)
+        monkeypatch.setattr(oidc, "PATIENCE", 30.0)
         idp.status, idp.seconds, idp.keys = 200, 0.0, public_keys()
         idp.configuration = {"issuer": idp.url, "jwks_uri": f"{idp.url}/keys"}
         assert ask(service, idp.token(redeem_tenant="default")).status_code == 200
