@@ -64,7 +64,7 @@ def stack(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, 
 def test_jobs_among_workers_that_are_killed(
     stack: dict[str, str], count: int, kills: int, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The many take half an hour and more: `pytest -m slow -o faulthandler_timeout=0 tests/e2e/test_chaos.py`."""
+    """The many take long: `pytest -m slow -o faulthandler_timeout=0 tests/e2e/test_chaos.py`."""
     named = {**stack, "REDEEM_MAX_ATTEMPTS": "1000", "REDEEM_BLOB_GRACE": "PT0S"}
     for name, value in named.items():
         monkeypatch.setenv(name, value)
