@@ -99,9 +99,10 @@ def machine(device: torch.device) -> str:
 
 
 def command(script: str) -> str:
-    """What was typed to start `script`; files by their names alone."""
+    """What was typed to start `script`; files by their names alone, and of addresses, which hold passwords, that."""
     told = [word for word in sys.argv[1:] if Path(sys.argv[0]).name == Path(script).name]
-    return " ".join(["python", f"benchmarks/{Path(script).name}", *(Path(word).name for word in told)])
+    words = ("URL" if "://" in word else Path(word).name for word in told)
+    return " ".join(["python", f"benchmarks/{Path(script).name}", *words])
 
 
 def write_record(arguments: argparse.Namespace, script: str, **measured: object) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,9 @@ def test_a_record_of_a_gpu_lies_beside_that_of_a_cpu(tmp_path: Path, monkeypatch
 def test_tables_are_markdown(capsys: pytest.CaptureFixture[str]) -> None:
     measuring.print_table(("way", "s"), ("ours", 1.5))
     assert capsys.readouterr().out == "| way | s |\n| --- | --- |\n| ours | 1.5 |\n"
+
+
+def test_a_record_tells_no_address_and_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = ["some.py", "--postgres", "postgresql+psycopg://user:secret@db/redeem", "--train", "/home/me/train.npz"]
+    monkeypatch.setattr(sys, "argv", typed)
+    assert measuring.command("some.py") == "python benchmarks/some.py --postgres URL --train train.npz"
