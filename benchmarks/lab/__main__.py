@@ -6,7 +6,7 @@
     python -m benchmarks.lab table --grid main                  what the records say, as Markdown
     python -m benchmarks.lab plot --grid clean_sizes            the same as figures, SVG
 
-FOLDER holds the datasets' own files (datasets.py). The suspects are kept in benchmarks/cache/lab, the records in
+FOLDER holds the datasets' own files (datasets.py). The suspects are kept in benchmarks/zoo, the records in
 benchmarks/records, the figures in benchmarks/figures. `--profile gpu` is near the paper's sizes; `--attacks`,
 `--purifiers`, `--clean` and `--seeds` choose some cells of a grid. `--broker` spreads them over Celery workers
 (spread.py).
@@ -33,7 +33,7 @@ from benchmarks.lab.profiles import PROFILES
 from benchmarks.lab.suspects import Recipe, suspect
 
 BENCHMARKS = Path(__file__).parent.parent
-RECORDS, CACHE, FIGURES = BENCHMARKS / "records", BENCHMARKS / "cache" / "lab", BENCHMARKS / "figures"
+RECORDS, CACHE, FIGURES = BENCHMARKS / "records", BENCHMARKS / "zoo", BENCHMARKS / "figures"
 
 
 def main(words: list[str] | None = None) -> int:

@@ -24,7 +24,7 @@ from benchmarks.lab import cells
 
 app = Celery("redeem-lab")
 app.conf.update(task_acks_late=True, worker_prefetch_multiplier=1, task_serializer="json", result_expires=86_400)
-CACHE = Path(__file__).parent.parent / "cache" / "lab"  # or REDEEM_LAB_CACHE
+CACHE = Path(__file__).parent.parent / "zoo"  # or REDEEM_LAB_CACHE
 
 
 @app.task(name="redeem.lab.cell")

@@ -1,4 +1,4 @@
-"""A suspect by its recipe: trained once, and kept under the recipe's hash with its triggered test images."""
+"""A suspect by its recipe: trained once, and kept in the zoo under the recipe's hash with its triggered images."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
+from benchmarks.lab import zoo
 from benchmarks.lab.datasets import Dataset
 from benchmarks.lab.profiles import RESERVED, Profile
+from benchmarks.lab.zoo import Aimed
 from benchmarks.measuring import machine
 from worker.algorithms.aim import Aim
 from worker.algorithms.architectures import build
@@ -82,26 +83,14 @@ class Suspect:
 
 
 def suspect(recipe: Recipe, data: Dataset, cache: Path, device: torch.device) -> Suspect:
-    """From the cache, or trained now; its benign twin is trained first where it is not there yet."""
-    file = cache / f"{recipe.attack}-{recipe.dataset}-{recipe.hash}.safetensors"
+    """From the zoo in `cache`, or trained now; its benign twin is trained first where it is not there yet."""
+    file = cache / f"{recipe.attack}-{recipe.dataset}-{recipe.hash}.npz"
     test = data.test[torch.arange(recipe.profile.test_images)].to(device)
     if not file.exists():
         _make(recipe, data, cache, device, file)
-    tensors = load_file(file, device=str(device))
     model = fresh(recipe, data).to(device)
-    model.network.load_state_dict(
-        {key.removeprefix("model/"): value for key, value in tensors.items() if key.startswith("model/")}
-    )
-    model.eval()
-    count = sum(key.endswith("/pixels") for key in tensors)
-    stamped = [
-        Stamped(
-            Images(tensors[f"{number}/pixels"], test.labels[tensors[f"{number}/index"]]),
-            int(tensors[f"{number}/target"]),
-        )
-        for number in range(count)
-    ]
-    return Suspect(model, stamped, json.loads(file.with_suffix(".json").read_text()))
+    stamped = [_counted(aim, test) for aim in zoo.read(file, model.network, test)]
+    return Suspect(model.eval(), stamped, json.loads(file.with_suffix(".json").read_text()))
 
 
 def fresh(recipe: Recipe, data: Dataset) -> Classifier:
@@ -138,24 +127,21 @@ def _make(recipe: Recipe, data: Dataset, cache: Path, device: torch.device, file
     model, aims = _attacked(recipe, data, twin, device)
     seconds = time.perf_counter() - started
     test = data.test[torch.arange(recipe.profile.test_images)].to(device)
-    stamped = [_stamped(aim, test) for aim in aims]
+    triggered = [_triggered(aim, test) for aim in aims]
+    stamped = [_counted(aim, test) for aim in triggered]
     figures: dict[str, Any] = {
         "recipe": dataclasses.asdict(recipe) | {"options": recipe.attack_options, "profile": recipe.profile.name},
         "mpa": round(mpa(model, test), 4),
-        "asr": [round(asr(model, one).asr, 4) for one, _ in stamped],
-        "targets": [one.target for one, _ in stamped],
+        "asr": [round(asr(model, one).asr, 4) for one in stamped],
+        "targets": [one.target for one in stamped],
         "mpa_of_benign": twin and twin.figures["mpa"],
-        "asr_of_benign": [round(asr(twin.model, one).asr, 4) for one, _ in stamped] if twin else [],
+        "asr_of_benign": [round(asr(twin.model, one).asr, 4) for one in stamped] if twin else [],
         "seconds": round(seconds, 1),
         "machine": machine(device),
     }
-    tensors = {f"model/{key}": value.contiguous() for key, value in model.network.state_dict().items()}
-    for number, (one, index) in enumerate(stamped):
-        tensors |= {f"{number}/pixels": one.images.pixels.contiguous(), f"{number}/index": index}
-        tensors[f"{number}/target"] = torch.tensor(one.target)
     cache.mkdir(parents=True, exist_ok=True)
     file.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
-    save_file(tensors, file)  # last: a file that is there has its figures
+    zoo.write(file, model.network, triggered, test)  # last: a suspect that is there has its figures
 
 
 def _attacked(
@@ -193,10 +179,14 @@ def _trained(model: Classifier, images: Images, data: Dataset, recipe: Recipe, e
     return model.eval()
 
 
-def _stamped(aim: Aim[Stamp], test: Images) -> tuple[Stamped, Tensor]:
-    """The test images that count for an aim, stamped, and which they are."""
+def _triggered(aim: Aim[Stamp], test: Images) -> Aimed:
+    """The test images that count for an aim, stamped."""
     counts = test.labels != aim.target
     if aim.sources:
         counts &= torch.isin(test.labels, torch.tensor(aim.sources, device=test.labels.device))
     index = counts.nonzero().flatten()
-    return Stamped(Images(aim.trigger.stamp(test.pixels[index]), test.labels[index]), aim.target), index
+    return Aimed(aim.trigger.stamp(test.pixels[index]), index, aim.target)
+
+
+def _counted(aim: Aimed, test: Images) -> Stamped:
+    return Stamped(Images(aim.pixels, test.labels[aim.index]), aim.target)
