@@ -34,6 +34,7 @@ from service.database import open_engine, sessions
 from service.settings import Settings
 from service.store import is_full, open_store, remove
 from worker.algorithms.errors import AlgorithmError
+from worker.algorithms.out_of_memory import out_of_memory
 from worker.heartbeat import heartbeat
 from worker.lease import (
     Cancelled,
@@ -68,7 +69,7 @@ from worker.stages.load import Inputs, load, rebuilt
 from worker.stages.onnx_suspect import purified_onnx
 from worker.stages.pictures import pictures
 from worker.stages.publish import publish_files, publish_onnx, publish_report
-from worker.stages.purify import out_of_memory, purify
+from worker.stages.purify import purify
 from worker.stages.understood import know_methods, understanding
 
 log = structlog.get_logger()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 from collections.abc import Callable, Iterator
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from worker.algorithms.data import as_float
 from worker.algorithms.errors import UnknownTap
+from worker.algorithms.out_of_memory import halving
 from worker.algorithms.trace import has_weights
 
 
@@ -32,14 +34,19 @@ def penultimate(model: nn.Module, x: Tensor) -> Tensor:
 @torch.no_grad()
 def features(model: nn.Module, pixels: Tensor, *, batch_size: int = 256) -> Tensor:
     """float32 penultimate features (N, D) of uint8 images (N, C, H, W) in evaluation mode. The model's mode is put
-    back."""
+    back. Where the memory does not hold `batch_size` images, half as many go through at a time."""
     was_training = model.training
     model.eval()
+    found, _ = halving(functools.partial(_penultimate_of, model, pixels), batch_size)
+    model.train(was_training)
+    return found
+
+
+def _penultimate_of(model: nn.Module, pixels: Tensor, at_once: int) -> Tensor:
     parts = [
         penultimate(model, as_float(part).contiguous(memory_format=torch.channels_last))
-        for part in torch.split(pixels, batch_size)
+        for part in torch.split(pixels, at_once)
     ]
-    model.train(was_training)
     return torch.cat(parts)
 
 

@@ -7,11 +7,14 @@ with A the features (C, h, w) of a deep layer.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worker.algorithms.data import Images, as_float
+from worker.algorithms.out_of_memory import halving
 from worker.algorithms.taps import PROBED, Tap, channels_first, find_taps, recording
 from worker.algorithms.trace import main_tensor
 
@@ -36,9 +39,13 @@ def grad_cam(model: nn.Module, x: Tensor, labels: Tensor, *, tap: Tap | None = N
 def deciding_regions(model: nn.Module, images: Images, tap: Tap, level: float) -> Tensor:
     """Masks (N, 1, H, W) of zeros and ones: where the heat map of each image's label is at least `level`, a share above
     0 of its maximum; zeros alone where nothing speaks for the label. `model` is in evaluation mode."""
-    parts = [images[places] for places in torch.split(torch.arange(len(images), device=images.labels.device), PART)]
-    heat = [grad_cam(model, as_float(part.pixels), part.labels, tap=tap) for part in parts]
-    return (torch.cat(heat) >= level).float()
+    heat, _ = halving(functools.partial(_heat, model, images, tap), PART)
+    return (heat >= level).float()
+
+
+def _heat(model: nn.Module, images: Images, tap: Tap, at_once: int) -> Tensor:
+    parts = zip(torch.split(images.pixels, at_once), torch.split(images.labels, at_once), strict=True)
+    return torch.cat([grad_cam(model, as_float(pixels), labels, tap=tap) for pixels, labels in parts])
 
 
 def deciding_tap(model: nn.Module, x: Tensor) -> Tap:

@@ -5,6 +5,7 @@ Measurements run in float32, whatever training runs in: a figure is then what an
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from worker.algorithms.data import Images, as_float
+from worker.algorithms.out_of_memory import halving
 
 Interval = tuple[float, float]
 
@@ -21,14 +23,20 @@ Z = NormalDist().inv_cdf(0.975)  # all intervals are of 95 %
 
 @torch.no_grad()
 def logits(model: nn.Module, pixels: Tensor, *, batch_size: int = 256) -> Tensor:
-    """float32 logits (N, K) of uint8 images (N, C, H, W) in evaluation mode. The model's mode is put back."""
+    """float32 logits (N, K) of uint8 images (N, C, H, W) in evaluation mode. The model's mode is put back. Where the
+    memory does not hold `batch_size` images, half as many go through at a time."""
     was_training = model.training
     model.eval()
+    found, _ = halving(functools.partial(_logits, model, pixels), batch_size)
+    model.train(was_training)
+    return found
+
+
+def _logits(model: nn.Module, pixels: Tensor, at_once: int) -> Tensor:
     parts = []
-    for part in torch.split(pixels, batch_size):
+    for part in torch.split(pixels, at_once):
         x = as_float(part).contiguous(memory_format=torch.channels_last)
         parts.append(model(x).float())
-    model.train(was_training)
     return torch.cat(parts)
 
 

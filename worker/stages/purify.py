@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
-import torch
 
 from redeem.contract import MethodRequest
 from worker.algorithms.architectures import dump
 from worker.algorithms.checkpoint import Checkpoint, Keep, keep_nothing
 from worker.algorithms.notes import Note
+from worker.algorithms.out_of_memory import SMALLEST_BATCH, halving
 from worker.algorithms.purifiers import PURIFIERS, Purified
 from worker.algorithms.training import Progress
 from worker.stages.kept import Kept
@@ -20,7 +20,6 @@ from worker.stages.load import Inputs
 
 log = structlog.get_logger()
 
-SMALLEST_BATCH = 8
 ADVICE = "Another batch size is another training: choose it yourself, or a worker with more memory, to compare runs."
 
 
@@ -66,21 +65,15 @@ def _within_memory(
 ) -> tuple[Purified, list[Note]]:
     """With half the batch, from the start, where the memory does not hold the whole one."""
     options = {name: value for name, value in purifier.options.items() if name != "preset"}
-    notes: list[Note] = []
-    while True:
-        try:
-            return purify(options, resume), notes
-        except Exception as error:
-            size = options.get("batch_size", 0) // 2
-            if not out_of_memory(error) or size < SMALLEST_BATCH:
-                raise
+    whole = options.get("batch_size")
+    if whole is None:
+        return purify(options, resume), []
+
+    def tried(size: int) -> Purified:
+        if size < whole:
             log.warning("out of memory, trying half the batch", batch_size=size)
-        options, resume = options | {"batch_size": size}, None
-        notes = [Note("smaller_batch", f"The memory held batches of {size} images and no larger ones.", ADVICE)]
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()  # outside of the handler: its traceback holds what is to be freed
+        return purify(options | {"batch_size": size}, resume if size == whole else None)
 
-
-def out_of_memory(error: Exception) -> bool:
-    # On a CPU torch has no exception of its own for it.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    purified, size = halving(tried, whole, smallest=SMALLEST_BATCH)
+    smaller = Note("smaller_batch", f"The memory held batches of {size} images and no larger ones.", ADVICE)
+    return purified, [smaller] if size < whole else []

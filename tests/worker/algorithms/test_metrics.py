@@ -32,6 +32,21 @@ def test_accuracy_per_class_says_none_where_there_is_no_image() -> None:
     assert accuracy_per_class(predictions, labels, 3) == [0.5, 0.5, None]
 
 
+def test_half_a_batch_is_predicted_where_the_memory_does_not_hold_the_whole() -> None:
+    model, images, sizes = small_classifier().train(), noisy_stripes(50), []
+    expected = logits(model, images.pixels)
+
+    def hungry(_: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        sizes.append(len(inputs[0]))
+        if sizes[-1] > 16:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.register_forward_pre_hook(hungry)
+    torch.testing.assert_close(logits(model, images.pixels, batch_size=64), expected)
+    assert sizes == [50, 32, 16, 16, 16, 2]
+    assert model.training
+
+
 def test_images_of_the_target_class_do_not_count_as_successes() -> None:
     images, targets = triggered([0, 0, 1, 2]), torch.zeros(4, dtype=torch.int64)
     success = attack_success(torch.tensor([0, 0, 0, 2]), images, targets)

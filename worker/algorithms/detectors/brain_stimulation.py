@@ -14,6 +14,7 @@ Stimulation").
 from __future__ import annotations
 
 import copy
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,7 @@ from worker.algorithms.cut import Cut
 from worker.algorithms.data import Images, as_float
 from worker.algorithms.detectors.every_label import batches, blocks, generator
 from worker.algorithms.detectors.memory import inputs_at_once
+from worker.algorithms.out_of_memory import halving
 from worker.algorithms.taps import PROBED, Tap, find_taps, recording
 from worker.algorithms.training import Progress, ignore
 from worker.algorithms.triggers import Trigger, blend
@@ -102,7 +104,9 @@ def brain_stimulation(
     at_once = at_once or inputs_at_once(network, few[0])
     cut = Cut(network, tap, few[:1])
     chosen = torch.randperm(len(images), generator=generator(seed, 2))[:seeds].to(images.pixels.device)
-    neurons = _neurons(_elevations(cut, as_float(images.pixels[chosen]), levels, at_once), consistency, most)
+    stimulated = functools.partial(_elevations, cut, as_float(images.pixels[chosen]), levels)
+    elevations, at_once = halving(stimulated, at_once)
+    neurons = _neurons(elevations, consistency, most)
     drawn = batches(len(images), steps, batch_size, seed)
     triggers = _reverse([channel for channel, *_ in neurons], cut, images, drawn, pixels, lr, seed, at_once, progress)
     reached = [
@@ -167,7 +171,8 @@ def _reverse(
     neurons, cost = torch.tensor(channels, device=device), torch.full((len(channels),), FIRST_COST, device=device)
     for number, batch in enumerate(drawn.to(device), start=1):
         values = torch.tanh(free) / 2 + 0.5
-        slope = _slopes(cut, values.detach(), neurons, as_float(images.pixels[batch]), at_once)
+        step = functools.partial(_slopes, cut, values.detach(), neurons, as_float(images.pixels[batch]))
+        slope, at_once = halving(step, at_once)
         above = values.detach()[:, 0].sum((1, 2)) > pixels
         slope[:, 0] += (cost * above)[:, None, None]
         optimizer.zero_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from worker.algorithms.data import Images, as_float
 from worker.algorithms.detectors.memory import inputs_at_once
 from worker.algorithms.folding import TRIED, folded
+from worker.algorithms.out_of_memory import halving
 from worker.algorithms.precision import autocast
 from worker.algorithms.training import Progress
 
@@ -72,7 +74,8 @@ def within(
     drawn = batches(len(images), steps, images_a_step(batch_size, len(start)), seed).to(start.device)
     for number, batch in enumerate(drawn):
         counts = (images.labels[batch] != targets[:, None]).float()
-        slope, _ = slopes(network, put, values, targets, as_float(images.pixels[batch]), counts, at_once)
+        step = functools.partial(slopes, network, put, values, targets, as_float(images.pixels[batch]), counts)
+        (slope, _), at_once = halving(step, at_once)
         length = FIRST_STEP * radius * (1 - number / steps)
         values = (values - length * slope.sign()).clamp_(-radius, radius)
         progress((number + 1) / steps)

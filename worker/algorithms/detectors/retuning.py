@@ -18,6 +18,7 @@ from worker.algorithms.augment import unchanged
 from worker.algorithms.data import Images
 from worker.algorithms.errors import UnusableImages
 from worker.algorithms.notes import Note
+from worker.algorithms.out_of_memory import SMALLEST_BATCH, halving
 from worker.algorithms.training import Progress, between, cross_entropy, ignore, train
 from worker.algorithms.triggers import Stamp, Trigger
 
@@ -65,23 +66,27 @@ def retuning(
     """
     control = Aim(unrelated(surrogate.trigger, seed), surrogate.target)
     before, control_before = (_asr(purified, tested, aim) for aim in (surrogate, control))
-    after, control_after = (
-        _asr(
-            _tuned(
-                purified,
-                _with_triggered(clean, aim, triggered, seed),
-                epochs=epochs,
-                batch_size=batch_size,
-                lr=lr,
-                momentum=momentum,
-                seed=seed,
-                progress=told,
-            ),
-            tested,
-            aim,
-        )
-        for aim, told in ((surrogate, between(progress, 0, 0.5)), (control, between(progress, 0.5, 1)))
-    )
+
+    def retuned(batch_size: int) -> list[float]:
+        return [
+            _asr(
+                _tuned(
+                    purified,
+                    _with_triggered(clean, aim, triggered, seed),
+                    epochs=epochs,
+                    batch_size=batch_size,
+                    lr=lr,
+                    momentum=momentum,
+                    seed=seed,
+                    progress=told,
+                ),
+                tested,
+                aim,
+            )
+            for aim, told in ((surrogate, between(progress, 0, 0.5)), (control, between(progress, 0.5, 1)))
+        ]
+
+    (after, control_after), _ = halving(retuned, batch_size, smallest=SMALLEST_BATCH)
     return Retuning(before, after, control_before, control_after)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from worker.algorithms.data import Images, as_float
 from worker.algorithms.detectors.every_label import batches, generator, slopes
 from worker.algorithms.detectors.memory import inputs_at_once
 from worker.algorithms.folding import TRIED, folded
+from worker.algorithms.out_of_memory import halving
 from worker.algorithms.training import Progress, ignore
 from worker.algorithms.triggers import Trigger, blend
 
@@ -90,7 +92,8 @@ def reverse_triggers(
             values = _squash(free)
             counts = (images.labels[batch] != targets[:, None]).float()
             x = as_float(images.pixels[batch])
-            slope, hit = slopes(network, _put, values.detach(), targets, x, counts, at_once)
+            step = functools.partial(slopes, network, _put, values.detach(), targets, x, counts)
+            (slope, hit), at_once = halving(step, at_once)
             slope[:, 0] += cost[:, None, None]  # the slope of cost · ‖m‖₁
             optimizer.zero_grad()
             values.backward(slope)  # type: ignore[no-untyped-call]

@@ -21,6 +21,7 @@ from worker.algorithms.detectors.overlays import any_of, others
 from worker.algorithms.folding import folded
 from worker.algorithms.grad_cam import deciding_regions, deciding_tap
 from worker.algorithms.metrics import logits
+from worker.algorithms.out_of_memory import halving
 from worker.algorithms.taps import PROBED
 from worker.algorithms.training import Progress, between, ignore
 from worker.algorithms.triggers import blend
@@ -85,10 +86,15 @@ def sentinet(
     done = len(clean) / (len(clean) + len(suspicious))
     told = (between(progress, 0, done), between(progress, done, 1))
     both = taken_for, Images(suspicious.pixels, logits(plain, suspicious.pixels).argmax(1))
-    points = [
-        _points(network, tested, deciding_regions(plain, tested, tap, level), taken_for, drawn, noise, at_once, tell)
-        for tested, drawn, tell in zip(both, (own, strange), told, strict=True)
-    ]
+    regions = [deciding_regions(plain, tested, tap, level) for tested in both]
+
+    def pasted(some: int) -> list[Points]:
+        return [
+            _points(network, tested, region, taken_for, drawn, noise, some, tell)
+            for tested, region, drawn, tell in zip(both, regions, (own, strange), told, strict=True)
+        ]
+
+    points, _ = halving(pasted, at_once)
     flagged = _beyond(points[1], points[0], false_rejection)
     return SentiNet(points[1], points[0], flagged, float(flagged.float().mean()), false_rejection)
 

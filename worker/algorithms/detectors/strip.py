@@ -19,6 +19,7 @@ from worker.algorithms.detectors.every_label import blocks, float_logits, genera
 from worker.algorithms.detectors.memory import inputs_at_once
 from worker.algorithms.detectors.overlays import any_of, others
 from worker.algorithms.folding import TRIED, folded
+from worker.algorithms.out_of_memory import halving
 from worker.algorithms.training import Progress, between, ignore
 
 BITS = 1.4426950408889634  # of a nat
@@ -65,8 +66,13 @@ def strip(
     own = others(len(clean), overlays, generator(seed, 0))
     strange = any_of(len(clean), len(suspicious), overlays, generator(seed, 1))
     done = len(clean) / (len(clean) + len(suspicious))
-    usual = _entropies(network, clean.pixels, clean.pixels, own, strength, at_once, between(progress, 0, done))
-    found = _entropies(network, suspicious.pixels, clean.pixels, strange, strength, at_once, between(progress, done, 1))
+
+    def entropies(some: int) -> tuple[Tensor, Tensor]:
+        told = between(progress, 0, done), between(progress, done, 1)
+        usual = _entropies(network, clean.pixels, clean.pixels, own, strength, some, told[0])
+        return usual, _entropies(network, suspicious.pixels, clean.pixels, strange, strength, some, told[1])
+
+    (usual, found), _ = halving(entropies, at_once)
     threshold = usual.quantile(false_rejection)
     flagged = found < threshold
     return Strip(found, usual, float(threshold), flagged, float(flagged.float().mean()), false_rejection)

@@ -55,7 +55,7 @@ def on_the_line(
 
 # How to call it, with options of a run of a moment.
 QUICK: dict[str, tuple[Look, dict[str, Any]]] = {
-    "neural_cleanse": (alone, {"num_classes": 4, "steps": 10, "batch_size": 4}),
+    "neural_cleanse": (alone, {"num_classes": 4, "steps": 10, "batch_size": 8}),
     "brain_stimulation": (
         beside,
         {"steps": 10, "batch_size": 4, "seeds": 4, "levels": 1, "most": 2, "consistency": 0.1},
@@ -92,6 +92,14 @@ def finite(values: Any) -> bool:
     return not isinstance(values, float) or abs(values) < float("inf")
 
 
+def alike(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(alike(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(alike, one, other))
+    return one == (pytest.approx(other, rel=1e-2, abs=1e-3) if isinstance(one, float) else other)
+
+
 def test_every_detector_is_tried_here() -> None:
     assert QUICK.keys() == DETECTORS.keys()
 
@@ -125,6 +133,25 @@ def test_a_few_images_of_any_channels_do(name: str, channels: int) -> None:
     model = small_classifier(in_channels=channels)
     found = told(look(name)(model, images(6, channels), images(5, channels, seed=1)))
     assert finite(found)
+
+
+@every_detector
+def test_half_as_many_inputs_go_through_where_the_memory_does_not_hold_them(name: str) -> None:
+    model, clean, others = small_classifier(), images(48), images(48, seed=1)
+    expected, refused = told(look(name)(model, clean, others)), []
+
+    def hungry(_: torch.nn.Module, inputs: tuple[Tensor]) -> None:
+        if len(inputs[0]) > 16:  # as many are tried at once before a search
+            refused.append(len(inputs[0]))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.network.layer4[0].conv1.register_forward_pre_hook(hungry)
+    found = told(look(name)(model, clean, others))
+    assert refused
+    if name == "retuning":  # other batches are another training
+        assert finite(found)
+    else:
+        assert alike(found, expected)
 
 
 @every_detector
