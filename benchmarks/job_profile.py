@@ -20,8 +20,9 @@ import torch
 
 from benchmarks.measuring import EXAMPLE, counted_flops, matrix_rate, parser, print_table, write_record
 from redeem.cli.run import own_server
-from redeem.contract import Job, JobState, MethodRequest, Report
+from redeem.contract import Job, JobState, MethodRequest
 from redeem.jobfile import JobFile, read_job_file, send_job
+from redeem.report import Report
 from worker.algorithms.detectors import DETECTORS
 from worker.algorithms.purifiers import PURIFIERS
 from worker.stages.assess import for_triggers

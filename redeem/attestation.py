@@ -12,7 +12,8 @@ from typing import Final, Literal
 from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from redeem.contract import Architecture, MethodRequest, Preprocessing, Verdict
+from redeem.contract import Architecture, MethodRequest, Preprocessing
+from redeem.report import Verdict
 from redeem.wire import Resource
 
 STATEMENT: Final = "https://in-toto.io/Statement/v1"

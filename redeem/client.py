@@ -27,7 +27,6 @@ from redeem.architectures import PURIFIED_GRAPH
 from redeem.attestation import PROVENANCE, PublicKeys
 from redeem.contract import (
     Architecture,
-    Artifact,
     Bundle,
     BundleRequest,
     BundleRole,
@@ -38,7 +37,6 @@ from redeem.contract import (
     ModelRequest,
     Page,
     Preprocessing,
-    Report,
     Upload,
     UploadKind,
     UploadRequest,
@@ -46,6 +44,7 @@ from redeem.contract import (
 )
 from redeem.errors import RedeemError, Unreachable
 from redeem.http import connect, new_idempotency_key, request, stream
+from redeem.report import Artifact, Report
 from redeem.transfer import Advance, ignore
 from redeem.webhooks import Webhook, WebhookRequest, WebhookSecret
 

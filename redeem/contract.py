@@ -1,5 +1,5 @@
-"""The wire, v1: every request, resource and report that crosses HTTP. The options of the methods are in `options.py`
-and `detector_options.py`, what is measured of a model in `assessment.py`.
+"""The wire, v1: every request and resource that crosses HTTP. The report of a job is in `report.py`, the options of
+the methods in `options.py` and `detector_options.py`.
 
 Fractions are in [0, 1]; times are UTC; ids are UUIDv7; hashes are lower-case SHA-256 hex. What a client sends is
 checked strictly (an unknown field is an error); what it receives may grow new fields within v1.
@@ -14,8 +14,6 @@ from uuid import UUID
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from redeem.assessment import Assessment
-from redeem.scanning import Scan
 from redeem.wire import Fraction, Request, Resource
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -264,102 +262,6 @@ class JobEvent(Resource):
 class Page(Resource, Generic[Item]):
     items: list[Item]
     next_cursor: str | None
-
-
-# Reports ---------------------------------------------------------------------------------------------------------
-
-
-class Flag(Resource):
-    """Something that the reader of a report should know before believing it."""
-
-    code: str
-    message: str
-    advice: str
-
-
-class Verdict(Resource):
-    outcome: Outcome
-    reasons: list[str]
-    policy: Policy
-
-
-class Artifact(Resource):
-    name: str
-    media_type: str
-    size: int
-    sha256: str
-
-
-class SuspectSummary(Resource):
-    sha256: str
-    format: str = "safetensors"
-    """What was uploaded: `safetensors`, or `checkpoint` for a state dict of `torch.save`, `onnx`."""
-    scan: Scan | None = None
-    """None where there was no pickle to scan."""
-    architecture: Architecture
-    preprocessing: Preprocessing
-    parameters: int
-
-
-class CleanSummary(Resource):
-    """How the clean bundle was used: images to train on, held out for choices, and kept for the MPA below."""
-
-    sha256: str
-    images: int
-    train: int
-    held_out: int
-    report: int
-    per_class: list[int] = []
-    """Images of each class."""
-    duplicates: int = 0
-    """Images that are another one again, pixel by pixel."""
-    doubted: int = 0
-    """Images that the suspect is sure to be of another class than they are said to be."""
-
-
-class Tap(Resource):
-    """Where the purifier read attention: a module of the suspect, and the size of its feature maps."""
-
-    name: str
-    channels: int
-    height: int
-    width: int
-
-
-class PurifierSummary(Resource):
-    name: str
-    options: dict[str, Any]
-    seed: int
-    chosen_epoch: int
-    taps: list[Tap] = []
-    history: list[dict[str, float]]
-    """One entry an epoch, or a step of a search (`epoch` numbers either), measured on the clean bundle's training and
-    held-out parts."""
-
-
-class Environment(Resource):
-    redeem: str
-    torch: str
-    device: str
-    threads: int
-    number_format: str
-    sandbox: list[str] = []
-    """What confines the process that reads uploads: `limits`, and where the kernel has them `landlock`, `seccomp`."""
-
-
-class Report(Resource):
-    schema_version: Literal["redeem.report/1"] = "redeem.report/1"
-    job: UUID
-    suspect: SuspectSummary
-    clean: CleanSummary
-    purifier: PurifierSummary
-    before: Assessment
-    after: Assessment
-    flags: list[Flag]
-    verdict: Verdict
-    artifacts: list[Artifact]
-    environment: Environment
-    timings: dict[str, float]
 
 
 # What the server says of itself, and of errors ----------------------------------------------------------------------

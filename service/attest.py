@@ -29,7 +29,8 @@ from redeem.attestation import (
     Statement,
     encode,
 )
-from redeem.contract import JobState, Report
+from redeem.contract import JobState
+from redeem.report import Report
 from service import records, signing, store
 from service.bom import bill_of_materials
 from service.context import Context

@@ -14,7 +14,7 @@ from cyclonedx.output.json import JsonV1Dot6
 
 from redeem.assessment import Assessment
 from redeem.attestation import File
-from redeem.contract import Report
+from redeem.report import Report
 from service.tables import JobRow
 
 WEIGHTS = "purified.safetensors"

@@ -16,17 +16,8 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import delete, func, select
 
-from redeem.contract import (
-    Architecture,
-    Artifact,
-    JobError,
-    JobState,
-    MethodRequest,
-    Outcome,
-    Policy,
-    Preprocessing,
-    Stage,
-)
+from redeem.contract import Architecture, JobError, JobState, MethodRequest, Outcome, Policy, Preprocessing, Stage
+from redeem.report import Artifact
 from service import tracing
 from service.clock import from_now
 from service.database import Sessions

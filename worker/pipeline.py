@@ -19,16 +19,8 @@ from sqlalchemy.exc import OperationalError
 from torch import Tensor
 
 from redeem.assessment import Assessment
-from redeem.contract import (
-    Flag,
-    JobError,
-    PurifierSummary,
-    Report,
-    Stage,
-    SuspectSummary,
-    Tap,
-    Verdict,
-)
+from redeem.contract import JobError, Stage
+from redeem.report import Flag, PurifierSummary, Report, SuspectSummary, Tap, Verdict
 from service import tracing
 from service.database import open_engine, sessions
 from service.settings import Settings

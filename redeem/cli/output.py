@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from redeem.assessment import Assessment, NeuralCleanse
-from redeem.contract import Job, JobState, Outcome, Report
+from redeem.contract import Job, JobState, Outcome
 from redeem.errors import RedeemError, ServerProblem
+from redeem.report import Report
 
 EXIT_PASS, EXIT_FAIL, EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 4, 130
 VERDICT_STYLE = {Outcome.passed: "bold green", Outcome.failed: "bold red", Outcome.inconclusive: "bold yellow"}

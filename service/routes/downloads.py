@@ -12,7 +12,8 @@ from fastapi import APIRouter, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
-from redeem.contract import Artifact, JobState
+from redeem.contract import JobState
+from redeem.report import Artifact
 from service import records, store
 from service.attest import ensure_attested
 from service.context import Context, Here

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Header, Response
 
-from redeem.contract import Report
+from redeem.report import Report
 from service import store
 from service.context import Here
 from service.errors import ArtifactLost, Deleted, JobNotFinished, NoArtifact, NotFound

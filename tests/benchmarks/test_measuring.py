@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import measuring
-from redeem.contract import Environment
+from redeem.report import Environment
 from worker.algorithms import precision
 
 torch.set_num_threads(1)

@@ -13,23 +13,11 @@ import pytest
 
 from redeem.assessment import Assessment
 from redeem.client import Client
-from redeem.contract import (
-    Architecture,
-    CleanSummary,
-    Environment,
-    Job,
-    JobState,
-    Outcome,
-    Policy,
-    Preprocessing,
-    PurifierSummary,
-    Report,
-    SuspectSummary,
-    Verdict,
-)
+from redeem.contract import Architecture, Job, JobState, Outcome, Policy, Preprocessing
 from redeem.jobfile import read_job_file, send_job
 from redeem.local.processes import Process
 from redeem.local.server import Address, everything, local_server
+from redeem.report import CleanSummary, Environment, PurifierSummary, Report, SuspectSummary, Verdict
 from service import store
 from service.database import open_engine, sessions
 from service.settings import Settings

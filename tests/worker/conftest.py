@@ -15,16 +15,8 @@ from obstore.store import ObjectStore
 from sqlalchemy import select
 from torch import nn
 
-from redeem.contract import (
-    Architecture,
-    BundleRole,
-    JobRequest,
-    MethodRequest,
-    Preprocessing,
-    Report,
-    UploadKind,
-    UploadState,
-)
+from redeem.contract import Architecture, BundleRole, JobRequest, MethodRequest, Preprocessing, UploadKind, UploadState
+from redeem.report import Report
 from service import log, records
 from service.database import Sessions, open_engine, sessions
 from service.settings import Settings

@@ -12,7 +12,8 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import event
 
-from redeem.contract import Artifact, JobError, JobState, Outcome, Stage
+from redeem.contract import JobError, JobState, Outcome, Stage
+from redeem.report import Artifact
 from service import records
 from service.database import open_engine, sessions
 from service.tables import now

@@ -21,7 +21,8 @@ from safetensors.torch import load, save
 from sqlalchemy.exc import OperationalError
 from torch import nn
 
-from redeem.contract import Architecture, MethodRequest, Preprocessing, Report, Stage
+from redeem.contract import Architecture, MethodRequest, Preprocessing, Stage
+from redeem.report import Report
 from service.settings import Settings
 from service.store import blob_key, get_bytes
 from tests.worker import lab

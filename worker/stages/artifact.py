@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from obstore.store import ObjectStore
 
-from redeem.contract import Artifact
+from redeem.report import Artifact
 from service.store import put_bytes
 
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 import structlog
 from obstore.store import ObjectStore
 
-from redeem.contract import Artifact
+from redeem.report import Artifact
 from service.store import remove
 from worker.algorithms.checkpoint import Checkpoint, Keep
 from worker.stages.errors import StoreDamaged

@@ -6,7 +6,7 @@ import hashlib
 
 import torch
 
-from redeem.contract import CleanSummary, Flag
+from redeem.report import CleanSummary, Flag
 from worker.algorithms.data import Images
 from worker.algorithms.metrics import logits
 from worker.stages.load import CleanParts, Inputs

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from redeem.assessment import Assessment, Missing, SentiNet, Strip
-from redeem.contract import Flag
+from redeem.report import Flag
 from worker.algorithms.detectors.retuning import Retuning
 from worker.algorithms.detectors.retuning import notes as notes_on_retuning
 from worker.algorithms.detectors.universal import notes as notes_on_patterns

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from redeem import contract
+from redeem import report
 from worker.algorithms.precision import has_fast_bfloat16
 from worker.stages.confinement import layers
 
@@ -47,10 +47,10 @@ def _tried(device: torch.device) -> Gpu:
         return Gpu(name, free, total, str(error).strip().partition("\n")[0])
 
 
-def environment(device: torch.device, version: str) -> contract.Environment:
+def environment(device: torch.device, version: str) -> report.Environment:
     """What a number in a report depends on besides inputs and seed."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU {platform.machine()}"
-    return contract.Environment(
+    return report.Environment(
         redeem=version,
         torch=torch.__version__,
         device=name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from redeem.assessment import Assessment, NeuralCleanse
-from redeem.contract import Flag
+from redeem.report import Flag
 from worker.algorithms.detectors.anomaly import FEWEST_FOR_MAD, SMALL_NORM
 from worker.stages.detector_flags import of_detectors, others_ran
 from worker.stages.judge import trigger_works

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from redeem.assessment import Assessment
-from redeem.contract import Outcome, Policy, Verdict
+from redeem.contract import Outcome, Policy
+from redeem.report import Verdict
 
 ROUNDING = 1e-6  # figures are float32 means: 20 of 100 images is a little more than 0.2, and still "at most 0.2"
 WORKING_ASR = 0.5  # below it a trigger does not work on a model

@@ -13,7 +13,7 @@ from obstore.store import ObjectStore
 from safetensors.torch import load, save
 from torch import Tensor
 
-from redeem.contract import Artifact
+from redeem.report import Artifact
 from service.store import CorruptBlob, get_bytes
 from worker.stages.artifact import store_artifact
 from worker.stages.errors import StoreDamaged

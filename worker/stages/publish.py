@@ -9,7 +9,7 @@ from obstore.store import ObjectStore
 from torch import Tensor
 
 from redeem.architectures import PURIFIED_GRAPH
-from redeem.contract import Artifact, Report
+from redeem.report import Artifact, Report
 from worker.stages.artifact import store_artifact
 from worker.stages.drawing import Picture
 from worker.stages.weights import write_weights

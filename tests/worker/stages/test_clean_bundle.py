@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from redeem.contract import CleanSummary
+from redeem.report import CleanSummary
 from tests.worker import lab
 from worker.algorithms.data import Images
 from worker.stages.clean_bundle import clean_flags, summary

@@ -8,7 +8,8 @@ import pytest
 
 from redeem import assessment
 from redeem.assessment import Assessment, Missing
-from redeem.contract import Flag, Policy
+from redeem.contract import Policy
+from redeem.report import Flag
 from tests.worker.stages.test_judge import INFECTED, cleanse, measured
 from worker.stages.flags import flags
 from worker.stages.judge import judge
