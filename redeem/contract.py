@@ -19,6 +19,7 @@ from redeem.wire import Fraction, Request, Resource
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Tags = Annotated[dict[str, Annotated[str, StringConstraints(max_length=256)]], Field(max_length=32)]
+DeviceClass = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
 Item = TypeVar("Item")
 
 
@@ -203,6 +204,8 @@ class JobOptions(Request):
     policy: Policy = Policy()
     seed: Seed = 0
     priority: Annotated[int, Field(ge=0, le=9, description="9 goes first, among the jobs of one tenant")] = 5
+    device_class: DeviceClass | None = None
+    """The class of workers that it has to run on, one of those that the server has. None: any that serves all jobs."""
     labels: Tags = {}
 
 
@@ -240,6 +243,7 @@ class Job(Resource):
     policy: Policy
     seed: int
     priority: int
+    device_class: str | None = None
     labels: dict[str, str]
     timings: dict[str, float]
     """Seconds that each finished stage took."""

@@ -75,32 +75,39 @@ def reap(context: Context) -> None:
 
 
 def dispatch(context: Context, patience: timedelta = PATIENCE) -> None:
-    """Send what was never sent, as far as there is room on the queue, then what was lost longer than `patience` ago.
-    Raises BrokerUnavailable."""
+    """Send what was never sent, as far as there is room on its class's queue, then what was lost longer than `patience`
+    ago. Raises BrokerUnavailable."""
     with context.readers() as session:
-        room = context.settings.queue_ahead - records.sent(session)
-        jobs = records.never_sent(session, room) if room > 0 else []
-        stale = bool(records.sent_before(session, patience, limit=1))
+        classes = records.classes_queued(session)
+    for device_class in classes:
+        _dispatch(context, device_class, patience)
+
+
+def _dispatch(context: Context, device_class: str | None, patience: timedelta) -> None:
+    with context.readers() as session:
+        room = context.settings.queue_ahead - records.sent(session, device_class)
+        jobs = records.never_sent(session, device_class, room) if room > 0 else []
+        stale = bool(records.sent_before(session, device_class, patience, limit=1))
     for job in jobs:
-        _send(context, job)
+        _send(context, job, device_class)
     if stale:
-        for job in _lost(context, patience):
-            _send(context, job)
+        for job in _lost(context, device_class, patience):
+            _send(context, job, device_class)
 
 
-def _lost(context: Context, patience: timedelta) -> list[UUID]:
+def _lost(context: Context, device_class: str | None, patience: timedelta) -> list[UUID]:
     """Jobs whose message is likely gone, as after a broker lost its memory.
 
     A job may rightly wait for hours behind others, so age alone says nothing, and sending every old one again each
     minute would fill the queue with no-ops. But there are fewer messages waiting than jobs only if some are missing.
     """
-    waiting = queue.waiting(context.queue)
+    waiting = queue.waiting(context.queue, device_class)
     with context.readers() as session:
-        missing = records.sent(session) - waiting
-        return records.sent_before(session, patience, limit=missing) if missing > 0 else []
+        missing = records.sent(session, device_class) - waiting
+        return records.sent_before(session, device_class, patience, limit=missing) if missing > 0 else []
 
 
-def _send(context: Context, job: UUID) -> None:
-    queue.send(context.queue, job)
+def _send(context: Context, job: UUID, device_class: str | None) -> None:
+    queue.send(context.queue, job, device_class)
     with context.sessions.begin() as session:
         records.mark_sent(session, job)

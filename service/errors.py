@@ -209,6 +209,11 @@ class WrongKind(InvalidRequest):
     hint = "Models come from uploads of kind `model`; clean and triggered bundles from uploads of kind `bundle`."
 
 
+class UnknownDeviceClass(InvalidRequest):
+    code = "unknown_device_class"
+    hint = "Name one of those, or leave `device_class` out; the operator names them in REDEEM_DEVICE_CLASSES."
+
+
 class UnknownMethod(InvalidRequest):
     code = "unknown_method"
     hint = "GET /v1/purifiers and GET /v1/detectors list what this server has."

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, Label, SQLColumnExpression, func, select
 from sqlalchemy.orm import Session
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -120,27 +120,36 @@ class _Fixed(Collector):
 def _standing(session: Session) -> Iterator[Metric]:
     """How things are in the database."""
     jobs = GaugeMetricFamily("redeem_jobs", "Jobs by state.", labels=["state"])
-    counts = _counts(session, JobRow)
+    counts = _counts(session, JobRow.state)
     for state in JobState:
         jobs.add_metric([state], counts.get(state, 0))
     yield jobs
+    queued = GaugeMetricFamily(
+        "redeem_queued_jobs", "Queued jobs by the class of workers that they ask for.", labels=["device_class"]
+    )
+    by_class = _counts(session, func.coalesce(JobRow.device_class, ""), JobRow.state == JobState.queued)
+    for device_class, count in ({"": 0} | by_class).items():
+        queued.add_metric([device_class], count)
+    yield queued
     oldest = session.scalar(select(func.min(JobRow.created_at)).where(JobRow.state == JobState.queued))
     age = 0.0 if oldest is None else max(0.0, (now() - oldest).total_seconds())
     yield GaugeMetricFamily("redeem_oldest_queued_seconds", "Age of the job that waits longest.", age)
     uploads = GaugeMetricFamily("redeem_uploads", "Uploads by state.", labels=["state"])
-    counts = _counts(session, UploadRow)
+    counts = _counts(session, UploadRow.state)
     for upload_state in UploadState:
         uploads.add_metric([upload_state], counts.get(upload_state, 0))
     yield uploads
     deliveries = GaugeMetricFamily("redeem_webhook_deliveries", "What webhooks are told, by state.", labels=["state"])
-    counts = _counts(session, DeliveryRow)
+    counts = _counts(session, DeliveryRow.state)
     for delivery_state in DeliveryState:
         deliveries.add_metric([delivery_state], counts.get(delivery_state, 0))
     yield deliveries
 
 
-def _counts(session: Session, table: type[JobRow | UploadRow | DeliveryRow]) -> dict[str, int]:
-    rows = session.execute(select(table.state, func.count()).group_by(table.state))
+def _counts(session: Session, value: SQLColumnExpression[str], *conditions: ColumnElement[bool]) -> dict[str, int]:
+    """How many rows have each value."""
+    told: Label[str] = value.label("value")  # by its name: PostgreSQL takes two parameters of one value for two values
+    rows = session.execute(select(told, func.count()).where(*conditions).group_by(told))
     return {state: count for state, count in rows}  # noqa: C416  a row is more than a pair to mypy
 
 

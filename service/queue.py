@@ -57,9 +57,15 @@ class Queue:
         self.app.close()
 
 
+def queue_of(device_class: str | None) -> str:
+    return QUEUE if device_class is None else f"{QUEUE}.{device_class}"
+
+
 def celery_app(settings: Settings) -> Celery:
-    """What service and worker agree on. Nothing connects before the first message."""
+    """What service and worker agree on. Nothing connects before the first message. A worker takes jobs of every class
+    that it knows, and those of none; with Celery's `--queues` of some."""
     app = Celery("redeem", set_as_current=False)
+    queues = [queue_of(one) for one in (None, *settings.device_class_names)]
     redis = {"socket_timeout": 30, "socket_connect_timeout": 5, "socket_keepalive": True}
     app.conf.update(
         broker_url=settings.broker_url or None,
@@ -70,6 +76,7 @@ def celery_app(settings: Settings) -> Celery:
         broker_transport_options={} if _is_amqp(settings) else redis,
         broker_use_ssl=TLS.get(_scheme(settings), False),
         task_default_queue=QUEUE,
+        task_queues={name: {"exchange": name, "routing_key": name} for name in queues},
         task_acks_late=False,
         task_ignore_result=True,
         task_serializer="json",
@@ -92,6 +99,9 @@ class OneInHand(StartStopStep):  # type: ignore[misc]  # Celery has no types
 
     Celery asks for the next one as soon as it has acknowledged the last, and holds it while the job runs: no idle
     worker gets it, and after half an hour RabbitMQ takes it back (`consumer_timeout`) and closes the channel.
+
+    One that serves several device classes can get a job of each at the same moment, since RabbitMQ counts by queue. The
+    second is sent again after a minute (`dispatcher.PATIENCE`), for whoever is free.
     """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -108,9 +118,10 @@ class OneInHand(StartStopStep):  # type: ignore[misc]  # Celery has no types
 
         def take_turn() -> None:
             free = len(state.reserved_requests) < worker.pool.num_processes
-            if free and not consumer.consuming_from(QUEUE):
+            taking = any(consumer.consuming_from(each.name) for each in consumer.queues)
+            if free and not taking:
                 consume()
-            elif not free and consumer.consuming_from(QUEUE):
+            elif taking and not free:
                 consumer.cancel()
 
         consumer.consume = self.turn = take_turn
@@ -154,21 +165,21 @@ def _amqp_options(full: Event) -> dict[str, Any]:
     return {"confirm_publish": True, "on_open": opened, "on_blocked": blocked, "on_unblocked": full.clear}
 
 
-def send(queue: Queue, job: UUID) -> None:
-    """Put a job's id on the queue, in about four seconds at most, or raise BrokerUnavailable."""
+def send(queue: Queue, job: UUID, device_class: str | None = None) -> None:
+    """Put a job's id on its class's queue, in about four seconds at most, or raise BrokerUnavailable."""
     with _answering(queue), queue.turn:
         kept = queue.connection.connected
         try:
-            _publish(queue, job)
+            _publish(queue, job, queue_of(device_class))
         except BrokerUnavailable:
             raise
         except Exception:
             if not kept:
                 raise
-            _publish(queue, job)  # a connection that was idle may have been dead for hours
+            _publish(queue, job, queue_of(device_class))  # a connection that was idle may have been dead for hours
 
 
-def _publish(queue: Queue, job: UUID) -> None:
+def _publish(queue: Queue, job: UUID, name: str) -> None:
     try:
         if not queue.connection.connected:
             queue.full.clear()
@@ -176,7 +187,7 @@ def _publish(queue: Queue, job: UUID) -> None:
         _await_room(queue)
         queue.connection.declared_entities.clear()  # the queue may be gone: RabbitMQ drops what is for none
         producer = queue.app.amqp.Producer(queue.connection)
-        arguments = {"args": [str(job)], "queue": QUEUE, "ignore_result": True}
+        arguments = {"args": [str(job)], "queue": name, "ignore_result": True}
         queue.app.send_task(TASK, **arguments, producer=producer, retry=False)
     except BrokerUnavailable:  # a full broker tells on this connection when it has room again
         raise
@@ -185,8 +196,8 @@ def _publish(queue: Queue, job: UUID) -> None:
         raise
 
 
-def waiting(queue: Queue) -> int:
-    """How many messages no worker has taken yet. Raises BrokerUnavailable."""
+def waiting(queue: Queue, device_class: str | None = None) -> int:
+    """How many messages of a class no worker has taken yet. Raises BrokerUnavailable."""
     with _answering(queue), queue.app.connection_for_write() as connection:
         if queue.full.is_set():
             with queue.turn:
@@ -194,7 +205,7 @@ def waiting(queue: Queue) -> int:
         connection.ensure_connection(max_retries=0)
         try:
             # Passive: it makes no queue, and asks nothing of the one that is there.
-            declared = connection.default_channel.queue_declare(QUEUE, passive=True)
+            declared = connection.default_channel.queue_declare(queue_of(device_class), passive=True)
         except connection.channel_errors as error:
             if str(getattr(error, "reply_code", "")) == NOT_FOUND:  # a number or text
                 return 0

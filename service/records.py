@@ -96,6 +96,7 @@ def submit(session: Session, request: JobRequest) -> JobRow:
         policy=request.policy.model_dump(mode="json"),
         seed=request.seed,
         priority=request.priority,
+        device_class=request.device_class,
         labels=request.labels,
         webhook_id=request.webhook,
         traceparent=tracing.traceparent(),
@@ -195,16 +196,23 @@ def artifacts(session: Session, job: UUID) -> list[ArtifactRow]:
 # Dispatching -----------------------------------------------------------------------------------------------------
 
 
-def never_sent(session: Session, limit: int) -> list[UUID]:
-    """Queued jobs whose id is not on the queue yet, the next ones first: each tenant's by priority and age, and the
-    tenants in turns, those first that have the fewest under way. A hundred jobs of one do not hold up another's."""
+def classes_queued(session: Session) -> list[str | None]:
+    """The device classes that queued jobs are of, each once."""
+    return list(session.scalars(select(JobRow.device_class).where(JobRow.state == JobState.queued).distinct()))
+
+
+def never_sent(session: Session, device_class: str | None, limit: int) -> list[UUID]:
+    """Queued jobs of a class whose id is not on its queue yet, the next ones first: each tenant's by priority and age,
+    and the tenants in turns, those first that have the fewest under way. A hundred jobs of one do not hold up
+    another's."""
     under_way = (
         select(JobRow.tenant_id, func.count().label("jobs"))
         .where(
+            JobRow.device_class == device_class,
             or_(
                 JobRow.state == JobState.running,
                 and_(JobRow.state == JobState.queued, JobRow.dispatched_at.is_not(None)),
-            )
+            ),
         )
         .group_by(JobRow.tenant_id)
         .subquery()
@@ -212,7 +220,7 @@ def never_sent(session: Session, limit: int) -> list[UUID]:
     place = func.row_number().over(partition_by=JobRow.tenant_id, order_by=(JobRow.priority.desc(), JobRow.id))
     waiting = (
         select(JobRow.id, JobRow.tenant_id, place.label("place"))
-        .where(JobRow.state == JobState.queued, JobRow.dispatched_at.is_(None))
+        .where(JobRow.state == JobState.queued, JobRow.dispatched_at.is_(None), JobRow.device_class == device_class)
         .subquery()
     )
     query = (
@@ -223,15 +231,16 @@ def never_sent(session: Session, limit: int) -> list[UUID]:
     return list(session.scalars(query.limit(limit)))
 
 
-def sent(session: Session) -> int:
-    """How many queued jobs should have a message waiting."""
-    query = select(func.count()).where(JobRow.state == JobState.queued, JobRow.dispatched_at.is_not(None))
-    return session.scalar(query) or 0
+def sent(session: Session, device_class: str | None) -> int:
+    """How many queued jobs of a class should have a message waiting."""
+    queued = (JobRow.state == JobState.queued, JobRow.device_class == device_class)
+    return session.scalar(select(func.count()).where(*queued, JobRow.dispatched_at.is_not(None))) or 0
 
 
-def sent_before(session: Session, age: timedelta, limit: int) -> list[UUID]:
-    """Queued jobs whose id went on the queue longer than `age` ago, longest ago first."""
-    query = select(JobRow.id).where(JobRow.state == JobState.queued, JobRow.dispatched_at < from_now(-age))
+def sent_before(session: Session, device_class: str | None, age: timedelta, limit: int) -> list[UUID]:
+    """Queued jobs of a class whose id went on its queue longer than `age` ago, longest ago first."""
+    queued = (JobRow.state == JobState.queued, JobRow.device_class == device_class)
+    query = select(JobRow.id).where(*queued, JobRow.dispatched_at < from_now(-age))
     return list(session.scalars(query.order_by(JobRow.dispatched_at).limit(limit)))
 
 

@@ -9,14 +9,23 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
+from pydantic import AfterValidator, Field, SecretStr, TypeAdapter, ValidationInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from redeem.contract import DeviceClass
 
 
 def _networks(text: str) -> str:
     """Networks separated by spaces, commas or both. Raises ValueError."""
     networks = text.replace(",", " ").split()
     return " ".join(str(ip_network(network)) for network in networks)
+
+
+def _names(text: str) -> str:
+    """Names of device classes separated by spaces, commas or both. Raises ValueError."""
+    names = text.replace(",", " ").split()
+    TypeAdapter(list[DeviceClass]).validate_python(names)
+    return " ".join(dict.fromkeys(names))
 
 
 def _issuer(url: str) -> str:
@@ -93,6 +102,9 @@ class Settings(BaseSettings):
     queue_ahead: int = Field(32, ge=1)
     """So many jobs wait on the queue at most, first come, first served; the others wait in the database, where it is
     decided fairly whose turn is next. Have it no smaller than the number of workers."""
+    device_classes: Annotated[str, AfterValidator(_names)] = ""
+    """The classes (`small, h100`) that jobs may ask for, each with a queue of its own: for the API those that it
+    accepts, for a worker those that it serves, beside the jobs that ask for none."""
     max_attempts: int = Field(3, ge=1)
     checkpoint: timedelta = timedelta(seconds=20)
     """At least so long between two checkpoints of a purification: each copies the weights three times and more."""
@@ -141,6 +153,10 @@ class Settings(BaseSettings):
     def key_file(self) -> Path:
         """The key made at first start: readable by the owner alone, and what the CLI on this machine uses."""
         return self.data / "key"
+
+    @property
+    def device_class_names(self) -> list[str]:
+        return self.device_classes.split()
 
     @property
     def webhook_networks(self) -> Sequence[IPv4Network | IPv6Network]:

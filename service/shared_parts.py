@@ -107,7 +107,7 @@ def broker_checks(settings: Settings) -> Iterator[Check]:
         shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # without the password
         asked = queue.publisher(settings)
         try:
-            count = queue.waiting(asked)
+            count = sum(queue.waiting(asked, one) for one in (None, *settings.device_class_names))
         finally:
             asked.close()
         yield Check("broker", "ok", f"{shown} answers: {count} messages wait")

@@ -248,6 +248,8 @@ class JobRow(Owned, Base):
     policy: Mapped[dict[str, Any]] = mapped_column(Json)
     seed: Mapped[int] = mapped_column(BigInteger)
     priority: Mapped[int] = mapped_column(SmallInteger, default=5)
+    device_class: Mapped[str | None] = mapped_column(String(32))
+    """Whose queue its id goes to; None is that of all workers that serve any job."""
     labels: Mapped[dict[str, str]] = mapped_column(Json)
     timings: Mapped[dict[str, float]] = mapped_column(Json, default=dict)
     gpu_bytes: Mapped[int | None] = mapped_column(BigInteger)

@@ -1,6 +1,6 @@
 """The Celery app and its one task. Start it with
 
-    celery --app worker.app worker --queues sanitize
+    celery --app worker.app worker
 
 torch is imported inside the task, in the child process that runs it: the parent only hands out ids.
 """

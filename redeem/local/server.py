@@ -104,7 +104,7 @@ def worker(environment: dict[str, str], name: str = "worker") -> Process:
         name=name,
         argv=(
             *(sys.executable, "-m", "celery", "-A", "worker.app", "worker"),
-            *("--queues", "sanitize", "--concurrency", "1", "--hostname", f"{name}@%h"),
+            *("--concurrency", "1", "--hostname", f"{name}@%h"),
             *("--loglevel", "INFO", "--without-gossip", "--without-mingle"),
         ),
         # SIGTERM stops at once instead of when the job is done; its lease lets another attempt take it.

@@ -35,6 +35,7 @@ from service.errors import (
     JobNotFinished,
     JobQuotaExceeded,
     NotFound,
+    UnknownDeviceClass,
     UnknownMethod,
     UnknownReference,
     WrongKind,
@@ -63,7 +64,7 @@ class JobListing(Listing):
     "/jobs",
     dependencies=JOBS_WRITE,
     status_code=202,
-    responses=refusals(*CREATING, UnknownReference, WrongKind, UnknownMethod, JobQuotaExceeded),
+    responses=refusals(*CREATING, UnknownReference, WrongKind, UnknownMethod, UnknownDeviceClass, JobQuotaExceeded),
 )
 def create_job(
     request: Annotated[JobRequest, Body(openapi_examples=examples.JOB)],
@@ -78,6 +79,7 @@ def create_job(
             "detectors": [_resolved(d, DETECTOR_OPTIONS, "detectors") for d in request.detectors],
         }
     )
+    _check_device_class(request.device_class, here.settings.device_class_names)
     with here.sessions.begin() as session:
         records.referenced(session, ModelRow, request.model)
         _check_bundle(session, request.clean, BundleRole.clean)
@@ -168,6 +170,12 @@ def resource(row: JobRow | Row[Any]) -> Job:
 def _submit(session: Session, here: Context, request: JobRequest) -> JobRow:
     quotas.check_jobs(session, here.settings)
     return records.submit(session, request)
+
+
+def _check_device_class(wanted: str | None, known: list[str]) -> None:
+    if wanted is not None and wanted not in known:
+        there = f"it has {', '.join(known)}" if known else "it has none"
+        raise UnknownDeviceClass(f"This server has no device class {wanted}: {there}.")
 
 
 def _check_bundle(session: Session, id: UUID, role: BundleRole) -> None:

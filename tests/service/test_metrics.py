@@ -70,6 +70,15 @@ def test_the_queue_is_what_the_database_says(service: Service) -> None:
     assert there["redeem_uploads", "complete"] == 6
 
 
+def test_what_waits_is_told_by_class(service: Service) -> None:
+    assert read(service)["redeem_queued_jobs", ""] == 0
+    for device_class in (None, "h100", "h100"):
+        service.change(service.job(), device_class=device_class)
+    service.change(service.job(), device_class="h100", state="running")
+    there = read(service)
+    assert (there["redeem_queued_jobs", ""], there["redeem_queued_jobs", "h100"]) == (1, 2)
+
+
 def test_an_ended_job_and_its_stages_are_observed_once(service: Service) -> None:
     settled = now() - timedelta(seconds=6)
     service.parts.metrics.observed_until = settled - timedelta(seconds=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -234,13 +235,33 @@ def test_a_worker_has_one_job_in_hand_and_leaves_the_others_to_others(
     assert diary.read_text().split() == [word for job in jobs for word in ("begin", str(job), "end", str(job))]
 
 
+@pytest.mark.parametrize("broker", ["rabbitmq", "valkey"], indirect=True)
+def test_a_worker_takes_jobs_of_its_classes_alone(broker: Broker, tmp_path: Path) -> None:
+    jobs = {one: uuid4() for one in (None, "small", "h100")}
+    (tmp_path / "seconds").write_text("0")
+    (diary := tmp_path / "diary").touch()
+
+    def done() -> set[str]:
+        return set(re.findall("end (.*)", diary.read_text()))
+
+    with publisher(broker.url) as sender:
+        for one, job in jobs.items():
+            queue.send(sender, job, one)
+        with sleeping_worker(broker, tmp_path, "--queues", queue.queue_of("small"), REDEEM_DEVICE_CLASSES="small"):
+            wait_until(lambda: done() == {str(jobs["small"])}, 60)
+            assert [queue.waiting(sender, one) for one in jobs] == [1, 0, 1]
+        with sleeping_worker(broker, tmp_path, REDEEM_DEVICE_CLASSES="h100"):
+            wait_until(lambda: done() == set(map(str, jobs.values())), 60)
+        assert [queue.waiting(sender, one) for one in jobs] == [0, 0, 0]
+
+
 @contextlib.contextmanager
-def sleeping_worker(broker: Broker, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    options = ("--queues", "sanitize", "--concurrency", "1", "--without-gossip", "--without-mingle")
+def sleeping_worker(broker: Broker, folder: Path, *words: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    options = (*words, "--concurrency", "1", "--without-gossip", "--without-mingle")
     with (folder / "log").open("ab") as log:
         worker = subprocess.Popen(
             [sys.executable, "-m", "celery", "--app", "tests.service.sleeping_worker", "worker", *options],
-            env=child_environment(REDEEM_BROKER_URL=broker.url, REDEEM_DATA=str(folder)),
+            env=child_environment(REDEEM_BROKER_URL=broker.url, REDEEM_DATA=str(folder), **environment),
             stdout=log,
             stderr=log,
         )

@@ -68,7 +68,7 @@ class Jobs(RuleBasedStateMachine):
     def dispatch(self, marked: bool) -> object:
         """A dispatcher sends what was never sent; one that dies before it says so has sent it all the same."""
         with self.place.sessions() as session:
-            waiting = records.never_sent(session, 1000)
+            waiting = records.never_sent(session, None, 1000)
         for job in waiting if marked else ():
             with self.place.sessions.begin() as session:
                 records.mark_sent(session, job)
