@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import Engine
 from starlette.middleware import Middleware
 
-from service import database, dispatcher, keys, log, migrate, notes, problems, rates, signing, tracing, upkeep
+from service import database, dispatcher, keys, log, migrate, notes, problems, rates, signing, stopping, tracing, upkeep
 from service.auth import Authenticate, Gate
 from service.context import Context, open_context
 from service.errors import DatabaseUnavailable, InvalidRequest, MissingScope, RateLimited, Unauthorized
@@ -96,7 +96,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         loop.start()
     try:
         async with notes.written(context.sessions, context.notes):
-            yield
+            with stopping.heard(context.stopping):
+                yield
     finally:
         stop.set()
         context.wake.set()

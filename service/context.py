@@ -38,6 +38,8 @@ class Context:
     queue: Queue
     wake: Event = field(default_factory=Event)
     """Set when there is something to dispatch."""
+    stopping: Event = field(default_factory=Event)
+    """Set when the server was told to stop."""
     notes: Notes = field(default_factory=Notes)
     sending: Counter[str] = field(default_factory=Counter)
     """How many uploads each key is sending just now."""

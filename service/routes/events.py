@@ -36,7 +36,8 @@ async def job_events(
     here: Here,
     last_event_id: Annotated[int, Header(ge=0, lt=2**31)] = 0,
 ) -> AsyncIterable[ServerSentEvent]:
-    """Every event after `Last-Event-ID`, then every new one; the stream ends after the job's last."""
+    """Every event after `Last-Event-ID`, then every new one; the stream ends after the job's last, and when the server
+    stops: ask again then, with the last id."""
     seq, seen = last_event_id, None
     while True:
         row = await here.job_reads.read(here.caller, job)
@@ -51,7 +52,7 @@ async def job_events(
                 seq = event.seq
             if len(events) < BATCH:
                 seen = row
-        if JobState(row.state).terminal:
+        if JobState(row.state).terminal or here.stopping.is_set():
             return
         await next_turn()
 

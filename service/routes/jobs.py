@@ -117,7 +117,8 @@ async def get_job(
     here: Here,
     wait: Annotated[float, Query(ge=0, allow_inf_nan=False)] = 0,
 ) -> Job:
-    """The job; with `wait`, as soon as it has ended, or as it is after that many seconds (60 at most)."""
+    """The job; with `wait`, as soon as it has ended, or as it is after that many seconds (60 at most; fewer where the
+    server stops)."""
     deadline = time.monotonic() + min(wait, LONGEST_WAIT)
     while True:
         row = await here.job_reads.read(here.caller, id)
@@ -125,7 +126,7 @@ async def get_job(
             raise NotFound(f"There is no job {id}.")
         job = resource(row)
         left = deadline - time.monotonic()
-        if job.state.terminal or left <= 0 or await request.is_disconnected():
+        if job.state.terminal or left <= 0 or here.stopping.is_set() or await request.is_disconnected():
             return job
         await next_turn(left)
 

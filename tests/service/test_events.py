@@ -3,10 +3,12 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from collections.abc import Iterator
 from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
+import pytest
 from sqlalchemy import event
 
 from redeem.contract import JobEvent
@@ -50,6 +52,20 @@ def test_events_come_while_they_happen(service: Service) -> None:
     threading.Timer(0.3, service.change, (job,), {"state": "running"}).start()
     threading.Timer(1.2, service.change, (job,), {"state": "cancelled"}).start()
     assert [data["state"] for *_, data in follow(service, job)] == ["queued", "running", "cancelled"]
+
+
+@pytest.fixture
+def stopping(service: Service) -> Iterator[threading.Event]:
+    yield service.parts.stopping
+    service.parts.stopping.clear()
+
+
+def test_who_follows_is_let_go_when_the_server_stops(service: Service, stopping: threading.Event) -> None:
+    job = service.job()
+    threading.Timer(0.7, stopping.set).start()
+    assert [id for id, *_ in follow(service, job)] == ["1"]
+    service.change(job, state="running")
+    assert [id for id, *_ in follow(service, job, last=1)] == ["2"]  # what there is is told all the same
 
 
 def test_a_long_history_comes_whole(service: Service) -> None:

@@ -117,6 +117,17 @@ def test_waiting_ends_with_the_time(service: Service) -> None:
         problem(service.http.get(f"/v1/jobs/{job}", params={"wait": wait}), 422, "invalid_request")
 
 
+def test_waiting_ends_when_the_server_stops(service: Service) -> None:
+    job = service.job()
+    threading.Timer(0.7, service.parts.stopping.set).start()
+    began = time.monotonic()
+    try:
+        assert service.http.get(f"/v1/jobs/{job}", params={"wait": 30}).json()["state"] == "queued"
+    finally:
+        service.parts.stopping.clear()
+    assert 0.5 < time.monotonic() - began < 10
+
+
 def test_a_hundred_who_wait_keep_nobody_from_working(service: Service) -> None:
     """More than the threads there are: if a waiting request held one, nothing else would be answered."""
     job = service.job()
