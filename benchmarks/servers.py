@@ -36,6 +36,15 @@ def owner(session: Session, name: str) -> dict[str, UUID]:
 @contextlib.contextmanager
 def served(app: Sequence[str], environment: dict[str, str], folder: Path) -> Iterator[str]:
     """Its address, once it answers."""
+    with served_by(app, environment, folder) as (url, _):
+        yield url
+
+
+@contextlib.contextmanager
+def served_by(
+    app: Sequence[str], environment: dict[str, str], folder: Path
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The same, and its process."""
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", *app, "--port", str(port), "--no-access-log", "--log-level", "warning"]
     with folder.joinpath("server.log").open("wb") as log:
@@ -43,10 +52,16 @@ def served(app: Sequence[str], environment: dict[str, str], folder: Path) -> Ite
         try:
             url = f"http://127.0.0.1:{port}"
             _wait_for(url, process)
-            yield url
+            yield url, process
         finally:
             process.terminate()
             process.wait(30)
+
+
+def peak_memory(pid: int) -> int:
+    """Bytes that a process had in memory at most."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:

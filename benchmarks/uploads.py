@@ -36,6 +36,7 @@ from typing import Any
 import httpx
 
 from benchmarks.cutting import cutting
+from benchmarks.servers import peak_memory
 from redeem.client import Client
 from redeem.contract import BundleRole
 from redeem.local.network import free_port
@@ -245,12 +246,6 @@ def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
         "least": round(min(ratios), 2),
         "greatest": round(max(ratios), 2),
     }
-
-
-def peak_memory(pid: int) -> int:
-    """Bytes that a process had in memory at most."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 def machine() -> str:

