@@ -36,8 +36,6 @@ from service.settings import Settings
 from service.tables import JobRow
 from worker.lease import claim
 
-APIS = 2
-
 
 def main() -> None:
     arguments = options().parse_args()
@@ -53,13 +51,14 @@ def main() -> None:
     ]
     head = ("", "submit, p50 ms", "p99 ms", "a second", "claims a second, own jobs", "the same jobs")
     print_table(head, *rows)
-    sizes = {name: getattr(arguments, name) for name in ("jobs", "connections", "workers")}
+    sizes = {name: getattr(arguments, name) for name in ("apis", "jobs", "connections", "workers")}
     write_record(arguments, __file__, sizes=sizes, measured=measured)
 
 
 def options() -> ArgumentParser:
     made = parser(__doc__, __file__)
     made.add_argument("--postgres", default="", help="SQLAlchemy's address of an empty database")
+    made.add_argument("--apis", type=int, default=2)
     made.add_argument("--jobs", type=int, default=500)
     made.add_argument("--connections", type=int, default=32)
     made.add_argument("--workers", type=int, default=3)
@@ -82,7 +81,7 @@ def submitting(settings: Settings, arguments: Namespace) -> dict[str, float]:
             "REDEEM_BROKER_URL": valkey.connection_url,
         }
         app = ["service.app:create_app", "--factory"]
-        urls = [apis.enter_context(served(app, environment, settings.data)) for _ in range(APIS)]
+        urls = [apis.enter_context(served(app, environment, settings.data)) for _ in range(arguments.apis)]
         taken, seconds = asyncio.run(_submit(urls, key, body, arguments))
     cuts = statistics.quantiles(taken, n=100)
     return {
