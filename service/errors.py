@@ -29,6 +29,7 @@ ServiceError
 │   ├── UnknownReference        it names a model, bundle or upload that does not exist
 │   ├── WrongKind               it names an upload or bundle of the wrong kind or role
 │   ├── UnknownMethod           it names a purifier or a detector that this server does not have
+│   ├── UnknownDeviceClass      it asks for a class of workers that this server does not have
 │   ├── UnknownArchitecture     it names a paper/… network that this server does not have
 │   ├── WebhookForbidden        its URL leads where this server does not post to
 │   ├── KeyReused               the Idempotency-Key came with another request before
