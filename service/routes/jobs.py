@@ -73,21 +73,8 @@ def create_job(
     idempotency_key: IdempotencyKey = None,
 ) -> Job:
     """Submit a job. It is safe in the database when this answers, whether or not the queue is up."""
-    resolved = request.model_copy(
-        update={
-            "purifier": _resolved(request.purifier, PURIFIER_OPTIONS, "purifier"),
-            "detectors": [_resolved(d, DETECTOR_OPTIONS, "detectors") for d in request.detectors],
-        }
-    )
-    _check_device_class(request.device_class, here.settings.device_class_names)
     with here.sessions.begin() as session:
-        records.referenced(session, ModelRow, request.model)
-        _check_bundle(session, request.clean, BundleRole.clean)
-        if request.triggered is not None:
-            _check_bundle(session, request.triggered, BundleRole.triggered)
-        if request.webhook is not None:
-            records.referenced(session, WebhookRow, request.webhook)
-        job = resource(once(session, idempotency_key, request, JobRow, lambda: _submit(session, here, resolved)))
+        job = resource(once(session, idempotency_key, request, JobRow, lambda: _submit(session, here, request)))
     here.wake.set()
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     response.headers["Retry-After"] = "5"
@@ -169,8 +156,21 @@ def resource(row: JobRow | Row[Any]) -> Job:
 
 
 def _submit(session: Session, here: Context, request: JobRequest) -> JobRow:
+    resolved = request.model_copy(
+        update={
+            "purifier": _resolved(request.purifier, PURIFIER_OPTIONS, "purifier"),
+            "detectors": [_resolved(d, DETECTOR_OPTIONS, "detectors") for d in request.detectors],
+        }
+    )
+    _check_device_class(request.device_class, here.settings.device_class_names)
+    records.referenced(session, ModelRow, request.model)
+    _check_bundle(session, request.clean, BundleRole.clean)
+    if request.triggered is not None:
+        _check_bundle(session, request.triggered, BundleRole.triggered)
+    if request.webhook is not None:
+        records.referenced(session, WebhookRow, request.webhook)
     quotas.check_jobs(session, here.settings)
-    return records.submit(session, request)
+    return records.submit(session, resolved)
 
 
 def _check_device_class(wanted: str | None, known: list[str]) -> None:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.service.running import ARCHITECTURE, PREPROCESSING, Service, problem
+from service.settings import Settings
+from tests.service.running import ARCHITECTURE, PREPROCESSING, Service, problem, serving
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +69,13 @@ def test_what_was_deleted_is_not_made_again_by_its_key(service: Service, bodies:
     problem(service.http.post("/v1/uploads", json=bodies["uploads"], headers=headers), 410, "deleted")
     other = {**bodies["uploads"], "filename": "another"}
     problem(service.http.post("/v1/uploads", json=other, headers=headers), 422, "key_reused")
+
+
+def test_a_repeated_submit_is_answered_though_it_would_be_refused_by_now(settings: Settings) -> None:
+    headers = {"Idempotency-Key": "once"}
+    with serving(settings.model_copy(update={"device_classes": "h100"})) as service:
+        body = {"model": service.model(), "clean": service.bundle(), "device_class": "h100"}
+        job = service.http.post("/v1/jobs", json=body, headers=headers).json()["id"]
+    with serving(settings) as without:
+        assert without.http.post("/v1/jobs", json=body, headers=headers).json()["id"] == job
+        problem(without.http.post("/v1/jobs", json=body), 422, "unknown_device_class")
