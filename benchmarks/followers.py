@@ -8,7 +8,6 @@ to hear of it.
 from __future__ import annotations
 
 import asyncio
-import statistics
 import tempfile
 import time
 from argparse import ArgumentParser, Namespace
@@ -18,7 +17,7 @@ from uuid import UUID
 
 import httpx
 
-from benchmarks.measuring import parser, print_table, write_record
+from benchmarks.measuring import answers, parser, print_table, write_record
 from benchmarks.servers import owner, peak_memory, served_by
 from redeem.access import Scope
 from redeem.contract import JobRequest, JobState
@@ -93,14 +92,12 @@ async def _beside_followers(url: str, key: str, pid: int, jobs: list[UUID], argu
 
 
 async def _asked(http: httpx.AsyncClient, paths: list[str], seconds: float) -> dict[str, float]:
-    """Milliseconds of an answer, and how many there were a second."""
     taken, began = [], time.perf_counter()
     while time.perf_counter() < began + seconds:
         sent = time.perf_counter()
         (await http.get(paths[len(taken) % len(paths)])).raise_for_status()
-        taken.append(1000 * (time.perf_counter() - sent))
-    cuts = statistics.quantiles(taken, n=100)
-    return {"p50": round(cuts[49], 1), "p99": round(cuts[98], 1), "per_second": round(len(taken) / seconds, 1)}
+        taken.append(time.perf_counter() - sent)
+    return answers(taken, seconds)
 
 
 async def _stream(http: httpx.AsyncClient, job: UUID) -> bool:

@@ -90,6 +90,16 @@ def spread(values: Sequence[float], digits: int = 2) -> dict[str, float]:
     }
 
 
+def answers(taken: Sequence[float], seconds: float) -> dict[str, float]:
+    """Milliseconds of an answer, of those that took so many seconds each; and how many there were a second."""
+    cuts = statistics.quantiles(taken, n=100)
+    return {
+        "p50": round(1000 * cuts[49], 1),
+        "p99": round(1000 * cuts[98], 1),
+        "per_second": round(len(taken) / seconds, 1),
+    }
+
+
 def machine(device: torch.device) -> str:
     """`environment` says the architecture only: here is the model, and how many cores there are."""
     if device.type == "cuda":
