@@ -20,8 +20,8 @@ def read_records(cells: Iterable[Cell], records: Path) -> list[Record]:
 
 
 def table(records: list[Record], row: Callable[[Record], str], column: Callable[[Record], str]) -> list[str]:
-    """Markdown: in each cell the points of MPA lost and the ASR in per cent, means over the seeds. Of a suspect with
-    several triggers the highest ASR counts; `–` is not run."""
+    """Markdown: in each cell the points of MPA lost and the ASR in per cent; of several seeds the means, each with the
+    standard deviation of a seed. Of a suspect with several triggers the highest ASR counts; `–` is not run."""
     rows, columns = dict.fromkeys(map(row, records)), dict.fromkeys(map(column, records))
     lines = [f"| | before | {' | '.join(columns)} |", "| --- " * (len(columns) + 2) + "|"]
     for one in rows:
@@ -32,13 +32,18 @@ def table(records: list[Record], row: Callable[[Record], str], column: Callable[
 
 
 def in_words(records: list[Record]) -> str:
+    """Of one cell, its seeds together; where a purifier refused, its error's code beside what the other seeds gave."""
     if not records:
         return "–"
-    if "refused" in records[0]:
-        return f"`{records[0]['refused']}`"
-    drop = 100 * statistics.mean(record["mpa_drop"] for record in records)
-    successes = [max(record["asr"]) for record in records if record["asr"]]
-    return f"{drop:.1f} / {100 * statistics.mean(successes):.1f}" if successes else f"{drop:.1f}"
+    done = [record for record in records if "refused" not in record]
+    codes = dict.fromkeys(f"`{record['refused']}`" for record in records if "refused" in record)
+    drops, successes = [record["mpa_drop"] for record in done], [max(record["asr"]) for record in done if record["asr"]]
+    return " / ".join([*(_per_cent(values) for values in (drops, successes) if values), *codes])
+
+
+def _per_cent(fractions: list[float]) -> str:
+    mean = f"{100 * statistics.mean(fractions):.1f}"
+    return mean if len(fractions) == 1 else f"{mean} ± {100 * statistics.stdev(fractions):.1f}"
 
 
 def purifier(record: Record) -> str:
