@@ -4,6 +4,7 @@
     python -m benchmarks.lab suspects --data FOLDER             the suspects alone, with their figures
     python -m benchmarks.lab inputs --data FOLDER               purified inputs instead (inputs.py); a record a suspect
     python -m benchmarks.lab table --grid main                  what the records say, as Markdown
+    python -m benchmarks.lab contest --clean 500                who leaves least of each backdoor, and what auto misses
     python -m benchmarks.lab plot --grid clean_sizes            the same as figures, SVG
 
 FOLDER holds the datasets' own files (datasets.py). The suspects are kept in benchmarks/zoo, the records in
@@ -26,6 +27,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.lab import cells, tables
+from benchmarks.lab.contest import standings
 from benchmarks.lab.grids import ALSO, GRIDS, PAPERS_ATTACKS
 from benchmarks.lab.inputs import measure_inputs, name_of_inputs
 from benchmarks.lab.plots import pictures
@@ -38,13 +40,13 @@ RECORDS, CACHE, FIGURES = BENCHMARKS / "records", BENCHMARKS / "zoo", BENCHMARKS
 
 def main(words: list[str] | None = None) -> int:
     arguments = parse(words)
-    {"run": run, "suspects": suspects, "inputs": inputs, "table": table, "plot": plot}[arguments.what](arguments)
+    WORDS[arguments.what](arguments)
     return 0
 
 
 def parse(words: list[str] | None) -> argparse.Namespace:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("what", choices=("run", "suspects", "inputs", "table", "plot"))
+    options.add_argument("what", choices=WORDS)
     options.add_argument("--grid", choices=GRIDS, default="main")
     options.add_argument("--profile", choices=PROFILES, default="cpu")
     options.add_argument("--data", type=Path, help="the folder with the datasets' files")
@@ -61,7 +63,7 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     options.add_argument("--records", type=Path, default=RECORDS)
     options.add_argument("--out", type=Path, help="for figures; by default benchmarks/figures/PROFILE")
     arguments = options.parse_args(words)
-    if arguments.what not in ("table", "plot") and arguments.data is None:
+    if arguments.what in ("run", "suspects", "inputs") and arguments.data is None:
         options.error("--data is needed: the folder with the datasets' files")
     return arguments
 
@@ -149,12 +151,19 @@ def table(arguments: argparse.Namespace) -> None:
     print("\n".join(tables.table(records, tables.suspect, tables.purifier)))
 
 
+def contest(arguments: argparse.Namespace) -> None:
+    print("\n".join(standings(tables.read_records(wanted(arguments), arguments.records))))
+
+
 def plot(arguments: argparse.Namespace) -> None:
     folder = arguments.out or FIGURES / arguments.profile
     folder.mkdir(parents=True, exist_ok=True)
     for name, _, content in pictures(arguments.grid, tables.read_records(wanted(arguments), arguments.records)):
         (folder / name).write_bytes(content)
         print(folder / name)
+
+
+WORDS = {"run": run, "suspects": suspects, "inputs": inputs, "table": table, "contest": contest, "plot": plot}
 
 
 def command() -> str:
