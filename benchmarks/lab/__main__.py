@@ -3,8 +3,10 @@
     python -m benchmarks.lab run --grid main --data FOLDER      suspects, purified; a record a cell; it resumes
     python -m benchmarks.lab suspects --data FOLDER             the suspects alone, with their figures
     python -m benchmarks.lab inputs --data FOLDER               purified inputs instead (inputs.py); a record a suspect
+    python -m benchmarks.lab inputs-table                       what those say
     python -m benchmarks.lab table --grid main                  what the records say, as Markdown
     python -m benchmarks.lab contest --clean 500                who leaves least of each backdoor, and what auto misses
+    python -m benchmarks.lab results                            docs/lab-results.md anew, with the tables of today
     python -m benchmarks.lab plot --grid clean_sizes            the same as figures, SVG
 
 FOLDER holds the datasets' own files (datasets.py). The suspects are kept in benchmarks/zoo, the records in
@@ -16,7 +18,9 @@ benchmarks/records, the figures in benchmarks/figures. `--profile gpu` is near t
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import io
 import itertools
 import json
 import sys
@@ -32,10 +36,12 @@ from benchmarks.lab.grids import ALSO, GRIDS, PAPERS_ATTACKS
 from benchmarks.lab.inputs import measure_inputs, name_of_inputs
 from benchmarks.lab.plots import pictures
 from benchmarks.lab.profiles import PROFILES
+from benchmarks.lab.results import refreshed
 from benchmarks.lab.suspects import Recipe, suspect
 
 BENCHMARKS = Path(__file__).parent.parent
 RECORDS, CACHE, FIGURES = BENCHMARKS / "records", BENCHMARKS / "zoo", BENCHMARKS / "figures"
+PAGE = BENCHMARKS.parent / "docs" / "lab-results.md"
 
 
 def main(words: list[str] | None = None) -> int:
@@ -137,22 +143,44 @@ def suspects(arguments: argparse.Namespace) -> None:
 
 
 def inputs(arguments: argparse.Namespace) -> None:
-    options = {"level": arguments.level}
-    named = [(name_of_inputs(recipe, options), recipe) for recipe in recipes(arguments)]
-    missing = [(name, recipe) for name, recipe in named if not (arguments.records / f"{name}.json").exists()]
-    print(f"{len(named) - len(missing)} of {len(named)} suspects have their record", flush=True)
-    for name, recipe in missing:
+    missing = [one for one in named_inputs(arguments) if not one[2].exists()]
+    print(
+        f"{len(recipes(arguments)) - len(missing)} of {len(recipes(arguments))} suspects have their record", flush=True
+    )
+    for name, recipe, _ in missing:
         given = (arguments.data, arguments.cache, arguments.device, command())
-        keep(name, measure_inputs(recipe, options, *given), arguments)
+        keep(name, measure_inputs(recipe, {"level": arguments.level}, *given), arguments)
+
+
+def inputs_table(arguments: argparse.Namespace) -> None:
+    files = [file for _, _, file in named_inputs(arguments) if file.exists()]
+    print("\n".join(tables.table_of_inputs([json.loads(file.read_text()) for file in files])))
+
+
+def named_inputs(arguments: argparse.Namespace) -> list[tuple[str, Recipe, Path]]:
+    """The suspects that were asked for, each with its record's name and file."""
+    named = [(name_of_inputs(recipe, {"level": arguments.level}), recipe) for recipe in recipes(arguments)]
+    return [(name, recipe, arguments.records / f"{name}.json") for name, recipe in named]
 
 
 def table(arguments: argparse.Namespace) -> None:
     records = tables.read_records(wanted(arguments), arguments.records)
-    print("\n".join(tables.table(records, tables.suspect, tables.purifier)))
+    print("\n".join(tables.table(records)))
 
 
 def contest(arguments: argparse.Namespace) -> None:
     print("\n".join(standings(tables.read_records(wanted(arguments), arguments.records))))
+
+
+def results(_: argparse.Namespace) -> None:
+    PAGE.write_text(refreshed(PAGE.read_text(), printed))
+
+
+def printed(words: list[str]) -> str:
+    """What these words of the command line print."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        main(words)
+    return out.getvalue()
 
 
 def plot(arguments: argparse.Namespace) -> None:
@@ -163,7 +191,16 @@ def plot(arguments: argparse.Namespace) -> None:
         print(folder / name)
 
 
-WORDS = {"run": run, "suspects": suspects, "inputs": inputs, "table": table, "contest": contest, "plot": plot}
+WORDS = {
+    "run": run,
+    "suspects": suspects,
+    "inputs": inputs,
+    "inputs-table": inputs_table,
+    "table": table,
+    "contest": contest,
+    "results": results,
+    "plot": plot,
+}
 
 
 def command() -> str:

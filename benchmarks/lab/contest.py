@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.lab.claims import BASELINES
-from benchmarks.lab.tables import Record, in_words, purifier, suspect
+from benchmarks.lab.tables import Record, in_words, markdown, purifier, suspect
 
 DROP, ASR = 0.03, 0.10
 """What may be lost of the MPA, and what `auto` may leave of a backdoor."""
@@ -35,21 +35,22 @@ def standings(records: Sequence[Record]) -> list[str]:
     """Markdown, a row a suspect: SAGE with its defaults; the best of the paper's six baselines; who of these seven has
     the lowest ASR at a drop of at most `DROP`, `–` where none keeps it; `auto`, and by how many points it misses its
     limits."""
-    lines = ["| | SAGE | best baseline | lowest ASR | auto | auto misses |", "| --- " * 6 + "|"]
+    rows = [["", "SAGE", "best baseline", "lowest ASR", "auto", "auto misses"]]
     won = []
     for row in dict.fromkeys(map(suspect, records)):
         entries = _entries([record for record in records if suspect(record) == row])
         baselines, everyone = _least(entries, BASELINES), _least(entries, RIVALS)
         won.append(everyone is not None and everyone.name == "sage")
         cells = [
+            row,
             _told(entries.get("sage")),
             f"{baselines.name} {baselines.words}" if baselines else "–",
             everyone.name if everyone else "–",
             _told(entries.get("auto")),
             entries["auto"].missed if "auto" in entries else "–",
         ]
-        lines.append(f"| {row} | {' | '.join(cells)} |")
-    return [*lines, "", f"SAGE has the lowest ASR on {sum(won)} of {len(won)}."]
+        rows.append(cells)
+    return [*markdown(rows), "", f"SAGE has the lowest ASR on {sum(won)} of {len(won)}."]
 
 
 def _entries(records: Sequence[Record]) -> dict[str, Entry]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,32 @@ def read_records(cells: Iterable[Cell], records: Path) -> list[Record]:
     return [json.loads(file.read_text()) for file in files if file.exists()]
 
 
-def table(records: list[Record], row: Callable[[Record], str], column: Callable[[Record], str]) -> list[str]:
-    """Markdown: in each cell the points of MPA lost and the ASR in per cent; of several seeds the means, each with the
-    standard deviation of a seed. Of a suspect with several triggers the highest ASR counts; `–` is not run."""
-    rows, columns = dict.fromkeys(map(row, records)), dict.fromkeys(map(column, records))
-    lines = [f"| | before | {' | '.join(columns)} |", "| --- " * (len(columns) + 2) + "|"]
-    for one in rows:
-        of_row = [record for record in records if row(record) == one]
-        cells = [in_words([record for record in of_row if column(record) == other]) for other in columns]
-        lines.append(f"| {one} | {_before(of_row[0])} | {' | '.join(cells)} |")
-    return lines
+def table(records: Sequence[Record]) -> list[str]:
+    """Markdown, suspects by purifiers, turned where it would be wider than long. Of the suspect and of its benign twin,
+    which sees the same triggered images, MPA and ASR in per cent; in each cell the points of MPA lost and the ASR, of
+    several seeds the means, each with the standard deviation of a seed. Of several triggers the highest ASR counts;
+    `–` is not run."""
+    columns = dict.fromkeys(map(purifier, records))
+    rows = [["", "before", "benign twin", *columns]]
+    for one in dict.fromkeys(map(suspect, records)):
+        of_row = [record for record in records if suspect(record) == one]
+        cells = [in_words([record for record in of_row if purifier(record) == other]) for other in columns]
+        rows.append([one, *_before(of_row[0]), *cells])
+    return markdown(rows if len(rows) > len(rows[0]) else list(zip(*rows, strict=True)))
+
+
+def table_of_inputs(records: Sequence[Record]) -> list[str]:
+    """Markdown, a row a suspect: it and its benign twin as they are, and what each loses and lets through when it sees
+    purified inputs; figures as in `table`."""
+    rows = [["", "before", "benign twin", "after", "benign twin after"]]
+    rows += [[attack(one), *_before(one), in_words([one]), in_words([one["benign"]])] for one in records]
+    return markdown(rows)
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The first row is the head."""
+    head, *others = [f"| {' | '.join(row)} |" for row in rows]
+    return [head, "| --- " * len(rows[0]) + "|", *others]
 
 
 def in_words(records: list[Record]) -> str:
@@ -64,7 +80,12 @@ def attack(record: Record) -> str:
     return f"{name} ({options})" if options else name
 
 
-def _before(record: Record) -> str:
+def _before(record: Record) -> list[str]:
+    """The suspect, and its benign twin."""
     known = record["suspect"]
-    accuracy = f"{100 * known['mpa']:.1f}"
-    return f"{accuracy} / {100 * max(known['asr']):.1f}" if known["asr"] else accuracy
+    return [_standing(known["mpa"], known["asr"]), _standing(known["mpa_of_benign"], known["asr_of_benign"])]
+
+
+def _standing(accuracy: float, successes: list[float]) -> str:
+    shown = f"{100 * accuracy:.1f}"
+    return f"{shown} / {100 * max(successes):.1f}" if successes else shown

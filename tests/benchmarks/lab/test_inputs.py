@@ -30,3 +30,9 @@ def test_a_suspect_has_a_record_with_its_twin_beside_it(
     assert file.stat().st_mtime_ns == written
     lab.main([*words, "--attacks", "badnets", "--level", "0.9"])
     assert len(list(tmp_path.rglob("*.json"))) == 2
+
+    capsys.readouterr()
+    lab.main(["inputs-table", *words[1:], "--attacks", "badnets", "robnet"])
+    _, _, row = capsys.readouterr().out.splitlines()  # robnet has no record
+    assert row.startswith("| badnets | ")
+    assert row.endswith(f"| {100 * benign['mpa_drop']:.1f} / {100 * benign['asr'][0]:.1f} |")
