@@ -6,7 +6,7 @@
     python -m benchmarks.lab inputs-table                       what those say
     python -m benchmarks.lab table --grid main                  what the records say, as Markdown
     python -m benchmarks.lab contest --clean 500                who leaves least of each backdoor, and what auto misses
-    python -m benchmarks.lab results                            docs/lab-results.md anew, with the tables of today
+    python -m benchmarks.lab results                            docs/lab-results.md and its figures anew
     python -m benchmarks.lab plot --grid clean_sizes            the same as figures, SVG
 
 FOLDER holds the datasets' own files (datasets.py). The suspects are kept in benchmarks/zoo, the records in
@@ -34,7 +34,7 @@ from benchmarks.lab import cells, tables
 from benchmarks.lab.contest import standings
 from benchmarks.lab.grids import ALSO, GRIDS, PAPERS_ATTACKS
 from benchmarks.lab.inputs import measure_inputs, name_of_inputs
-from benchmarks.lab.plots import pictures
+from benchmarks.lab.plots import PLOTS, pictures
 from benchmarks.lab.profiles import PROFILES
 from benchmarks.lab.results import refreshed
 from benchmarks.lab.suspects import Recipe, suspect
@@ -174,6 +174,8 @@ def contest(arguments: argparse.Namespace) -> None:
 
 def results(_: argparse.Namespace) -> None:
     PAGE.write_text(refreshed(PAGE.read_text(), printed))
+    for grid in PLOTS:
+        plot(parse(["plot", "--grid", grid]))
 
 
 def printed(words: list[str]) -> str:
