@@ -18,7 +18,7 @@ up: $(INSTALLED) ## run the API, a worker and their queue on this machine
 	$(BIN)/redeem serve
 
 test: $(INSTALLED) ## run the tests
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder  # torch has one thread in each
+	$(BIN)/pytest -n 2 --dist loadfile  # torch has one thread in each
 
 lint: $(INSTALLED) ## fix what can be fixed: imports, simplifications, layout
 	$(BIN)/ruff check --fix
