@@ -143,10 +143,9 @@ def suspects(arguments: argparse.Namespace) -> None:
 
 
 def inputs(arguments: argparse.Namespace) -> None:
-    missing = [one for one in named_inputs(arguments) if not one[2].exists()]
-    print(
-        f"{len(recipes(arguments)) - len(missing)} of {len(recipes(arguments))} suspects have their record", flush=True
-    )
+    named = named_inputs(arguments)
+    missing = [one for one in named if not one[2].exists()]
+    print(f"{len(named) - len(missing)} of {len(named)} suspects have their record", flush=True)
     for name, recipe, _ in missing:
         given = (arguments.data, arguments.cache, arguments.device, command())
         keep(name, measure_inputs(recipe, {"level": arguments.level}, *given), arguments)
