@@ -38,9 +38,17 @@ UNUSED: dict[type[ModelRow] | type[BundleRow] | type[UploadRow], ColumnElement[b
 def delete_job(session: Session, id: UUID) -> list[str]:
     """Forget a job that has ended, its history and its files. Gives the hashes of these. Raises NotFound and
     JobNotFinished."""
-    locked = change(session, id, JobRow.state.in_(ENDED), progress=JobRow.progress)
-    if locked is None:
+    hashes = _forget(session, id, JobRow.state.in_(ENDED))
+    if hashes is None:
         raise JobNotFinished(f"Job {id} is {find(session, JobRow, id).state}; only one that has ended can be deleted.")
+    return hashes
+
+
+def _forget(session: Session, id: UUID, *conditions: ColumnElement[bool]) -> list[str] | None:
+    """The hashes of the job's files; None where it is gone or a condition does not hold, and nothing is done."""
+    locked = change(session, id, *conditions, progress=JobRow.progress)
+    if locked is None:
+        return None
     hashes = list(session.scalars(select(ArtifactRow.sha256).where(ArtifactRow.job_id == id)))
     for table in (JobEventRow, ArtifactRow):
         session.execute(delete(table).where(table.job_id == id))
@@ -63,15 +71,22 @@ def delete_input(session: Session, table: type[Input], id: UUID) -> None:
 
 def expire(context: Context, age: timedelta) -> None:
     """Forget what is older: jobs by their end, then what no job needs any more. Bytes are for the next sweep."""
-    with context.readers() as session:
-        old = JobRow.state.in_(ENDED), JobRow.finished_at < from_now(-age)
-        jobs = list(session.scalars(select(JobRow.id).where(*old)))
-    for id in jobs:
-        with context.sessions.begin() as session:
-            delete_job(session, id)
+    jobs = _expire_jobs(context, age)
     inputs = sum(_expire_unused(context, table, age) for table in UNUSED)
     if jobs or inputs:
-        log.info("retention", jobs=len(jobs), inputs=inputs)
+        log.info("retention", jobs=jobs, inputs=inputs)
+
+
+def _expire_jobs(context: Context, age: timedelta) -> int:
+    """How many went. What another round has deleted or somebody has retried since it was found is left alone."""
+    old = JobRow.state.in_(ENDED), JobRow.finished_at < from_now(-age)
+    with context.readers() as session:
+        ids = list(session.scalars(select(JobRow.id).where(*old)))
+    gone = 0
+    for id in ids:
+        with context.sessions.begin() as session:
+            gone += _forget(session, id, *old) is not None
+    return gone
 
 
 def _expire_unused(context: Context, table: type[ModelRow] | type[BundleRow] | type[UploadRow], age: timedelta) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy.orm import Session
 
 from service import blobs, deletion, store, upkeep
 from service.settings import Settings
@@ -164,6 +166,26 @@ def test_old_things_go_and_young_ones_and_what_they_need_stay(service: Service) 
     assert len(service.http.get("/v1/models").json()["items"]) == 1
     names = {b"young": True, b"old": False, b"kept young": False}
     assert {name: store.Digest(0, _sha256(name)).sha256 in blobs_there(service) for name in names} == names
+
+
+def test_old_jobs_that_went_or_were_retried_since_they_were_found_stop_no_round(service: Service) -> None:
+    went, retried, old = (ended(service, content) for content in (b"went", b"retried", b"old"))
+    for job in (went, retried, old):
+        service.change(job, finished_at=now() - OLD)
+    found = []
+
+    @contextlib.contextmanager
+    def readers() -> Iterator[Session]:
+        with service.parts.readers() as session:
+            yield session
+        if not found:
+            found.append(True)
+            assert delete(service, f"jobs/{went}") == 204
+            service.change(retried, finished_at=now())
+
+    upkeep.clean(dataclasses.replace(service.parts, readers=readers))
+    problem(service.http.get(f"/v1/jobs/{old}"), 404, "not_found")
+    assert service.http.get(f"/v1/jobs/{retried}/weights").content == b"retried"
 
 
 def _sha256(content: bytes) -> str:
