@@ -23,11 +23,18 @@ def check_jobs(session: Session, settings: Settings) -> None:
 
 def check_bytes(session: Session, settings: Settings, more: int) -> None:
     """Room for so many bytes more, or StorageQuotaExceeded. `session` is bound to the tenant. Uploads that are under
-    way count with what was announced."""
+    way count with what was announced, or what came where nothing was."""
     if not settings.max_stored_bytes:
         return
-    stored = sum(session.scalar(select(func.sum(table.size))) or 0 for table in (UploadRow, ArtifactRow))
+    sizes = (func.coalesce(UploadRow.size, UploadRow.received), ArtifactRow.size)
+    stored = sum(session.scalar(select(func.sum(size))) or 0 for size in sizes)
     if stored + more > settings.max_stored_bytes:
         raise StorageQuotaExceeded(
             f"This tenant stores {stored} bytes, and may store {settings.max_stored_bytes}; there came {more} more."
         )
+
+
+def check_upload(session: Session, settings: Settings, upload: UploadRow, end: int) -> None:
+    """Room for an upload's bytes up to `end`, beyond what it counts with already, or StorageQuotaExceeded."""
+    counted = upload.received if upload.size is None else upload.size
+    check_bytes(session, settings, max(0, end - counted))

@@ -86,6 +86,7 @@ async def put_content(id: UUID, request: Request, here: Here) -> Upload:
     if length is not None:
         check_size(length, here.settings)
         _check_announced(upload.size, length)
+    await run_in_threadpool(_check_quota, here, id, length or 0)
     check_room(here, length or 0)
     body = Body(request, here, 0, upload.size)
     with one_of_few(here):
@@ -196,6 +197,7 @@ async def _receive_whole(here: Context, upload: UploadRow, body: Body) -> store.
             kept = digest.size > 0 and await run_in_threadpool(_append, here, upload.id, 0, digest.size, part)
             raise body.cut
         _check_digest(upload, digest)
+        await run_in_threadpool(_check_quota, here, upload.id, digest.size)
         await store.file_under_hash(here.store, key, digest.sha256)
     finally:
         if not kept:
@@ -211,9 +213,13 @@ async def _receive_parts(here: Context, id: UUID, body: Body) -> None:
         await store.write(here.store, key, body.blocks(here.settings.upload_part_bytes))
         if body.end == start:
             await store.discard(here.store, key)
-        elif not await run_in_threadpool(_append, here, id, start, body.end, part):
+            continue
+        try:
+            if not await run_in_threadpool(_append, here, id, start, body.end, part):
+                raise await _conflict(here, id, start)
+        except ServiceError:
             await store.discard(here.store, key)
-            raise await _conflict(here, id, start)
+            raise
     if body.cut is not None:
         raise body.cut
 
@@ -266,14 +272,21 @@ def _begin(here: Context, id: UUID, append: Append) -> UploadRow:
             check_size(append.length, here.settings)
             _check_announced(upload.size, append.length)
             parts.announce(session, id, append.length)
-        if append.coming is not None:
-            check_size(append.offset + append.coming, here.settings)
-            check_limit(append.offset + append.coming, upload.size)
+        end = append.offset + (append.coming or 0)
+        check_size(end, here.settings)
+        check_limit(end, upload.size)
+        quotas.check_upload(session, here.settings, upload, end)
         return upload
+
+
+def _check_quota(here: Context, id: UUID, end: int) -> None:
+    with here.readers() as session:
+        quotas.check_upload(session, here.settings, records.find(session, UploadRow, id), end)
 
 
 def _append(here: Context, id: UUID, start: int, end: int, part: UUID) -> bool:
     with here.sessions.begin() as session:
+        quotas.check_upload(session, here.settings, records.find(session, UploadRow, id), end)
         return parts.append(session, id, start, end, part)
 
 
