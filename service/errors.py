@@ -42,6 +42,7 @@ ServiceError
 ├── RateLimited            429  too many requests in this minute
 ├── JobQuotaExceeded       429  too many jobs of the tenant wait
 ├── StorageQuotaExceeded   403  the tenant stores as much as it may
+├── WebhookQuotaExceeded   403  the tenant has as many webhooks as it may
 ├── UploadInterrupted      400  the bytes stopped before their end
 ├── ArtifactLost           500  a recorded file is not in the store
 ├── DatabaseUnavailable    503  the database does not answer
@@ -287,6 +288,11 @@ class JobQuotaExceeded(ServiceError):
 class StorageQuotaExceeded(ServiceError):
     status, code = 403, "storage_quota_exceeded"
     hint = "Delete what is not needed any more, or have the operator raise REDEEM_MAX_STORED_BYTES."
+
+
+class WebhookQuotaExceeded(ServiceError):
+    status, code = 403, "webhook_quota_exceeded"
+    hint = "Delete a webhook that is not needed any more, or have the operator raise REDEEM_MAX_WEBHOOKS."
 
 
 class InsufficientStorage(ServiceError):

@@ -1,6 +1,6 @@
-"""How much a tenant may have at once: jobs that wait, and bytes that are stored.
+"""How much a tenant may have at once: jobs that wait, webhooks, and bytes that are stored.
 
-Both are counted before each new one, so callers at the same moment may exceed them by a few.
+They are counted before each new one, so callers at the same moment may exceed them by a few.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from redeem.contract import JobState
-from service.errors import JobQuotaExceeded, StorageQuotaExceeded
+from service.errors import JobQuotaExceeded, StorageQuotaExceeded, WebhookQuotaExceeded
 from service.settings import Settings
-from service.tables import ArtifactRow, JobRow, UploadRow
+from service.tables import ArtifactRow, JobRow, UploadRow, WebhookRow
 
 
 def check_jobs(session: Session, settings: Settings) -> None:
@@ -19,6 +19,13 @@ def check_jobs(session: Session, settings: Settings) -> None:
     queued = session.scalar(select(func.count()).where(JobRow.state == JobState.queued)) or 0
     if queued >= settings.max_queued_jobs:
         raise JobQuotaExceeded(f"{queued} jobs of this tenant wait already, and {settings.max_queued_jobs} may.")
+
+
+def check_webhooks(session: Session, settings: Settings) -> None:
+    """Room for another webhook, or WebhookQuotaExceeded. `session` is bound to the tenant."""
+    there = session.scalar(select(func.count()).select_from(WebhookRow)) or 0
+    if there >= settings.max_webhooks:
+        raise WebhookQuotaExceeded(f"This tenant has {there} webhooks, and may have {settings.max_webhooks}.")
 
 
 def check_bytes(session: Session, settings: Settings, more: int) -> None:

@@ -92,6 +92,8 @@ class Settings(BaseSettings):
     """Of each tenant."""
     max_stored_bytes: int = Field(0, ge=0)
     """Of each tenant, uploads and the files of its jobs together. 0: as many as there is room for."""
+    max_webhooks: int = Field(20, ge=0)
+    """Of each tenant: every end of a job is told to all that want it."""
     lease: timedelta = timedelta(seconds=30)
     """A worker that gave no heartbeat for this long is taken for dead, and its job is queued again."""
     heartbeat: timedelta = timedelta(seconds=5)
@@ -110,7 +112,8 @@ class Settings(BaseSettings):
     """At least so long between two checkpoints of a purification: each copies the weights three times and more."""
 
     retention_days: float | None = Field(None, gt=0)
-    """After how many days jobs that ended are deleted, and inputs that no job needs. None: never."""
+    """After how many days jobs that ended are deleted, inputs that no job needs, and what webhooks were told. None:
+    never."""
     blob_grace: timedelta = timedelta(hours=1)
     """How old bytes that nothing names have to be before they are removed: longer than a job takes to publish."""
 

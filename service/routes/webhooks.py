@@ -10,9 +10,9 @@ from sqlalchemy.orm import Session
 
 from redeem.contract import Page
 from redeem.webhooks import Delivery, DeliveryState, EventData, EventType, Webhook, WebhookRequest, WebhookSecret
-from service import audit, examples, records
-from service.context import Here
-from service.errors import NotFound, WebhookDisabled, WebhookForbidden
+from service import audit, examples, quotas, records
+from service.context import Context, Here
+from service.errors import NotFound, WebhookDisabled, WebhookForbidden, WebhookQuotaExceeded
 from service.idempotency import IdempotencyKey, once
 from service.paging import Listing, link_next
 from service.responses import CREATING, refusals
@@ -28,7 +28,12 @@ class DeliveryListing(Listing):
     state: DeliveryState | None = None
 
 
-@router.post("/webhooks", dependencies=JOBS_WRITE, status_code=201, responses=refusals(*CREATING, WebhookForbidden))
+@router.post(
+    "/webhooks",
+    dependencies=JOBS_WRITE,
+    status_code=201,
+    responses=refusals(*CREATING, WebhookForbidden, WebhookQuotaExceeded),
+)
 def create_webhook(
     request: Annotated[WebhookRequest, Body(openapi_examples=examples.WEBHOOK)],
     response: Response,
@@ -41,7 +46,7 @@ def create_webhook(
     except Forbidden as error:
         raise WebhookForbidden(f"The server does not post to that URL: {error}.") from error
     with here.sessions.begin() as session:
-        row = once(session, idempotency_key, request, WebhookRow, lambda: records.add(session, _row(request)))
+        row = once(session, idempotency_key, request, WebhookRow, lambda: _add(session, here, request))
         webhook = WebhookSecret.model_validate(row, from_attributes=True)
     response.headers["Location"] = f"/v1/webhooks/{webhook.id}"
     return webhook
@@ -140,8 +145,10 @@ def _enabled(session: Session, id: UUID) -> WebhookRow:
     return row
 
 
-def _row(request: WebhookRequest) -> WebhookRow:
-    return WebhookRow(url=request.url, events=sorted(set(request.events)), secret=outbox.new_secret())
+def _add(session: Session, here: Context, request: WebhookRequest) -> WebhookRow:
+    quotas.check_webhooks(session, here.settings)
+    row = WebhookRow(url=request.url, events=sorted(set(request.events)), secret=outbox.new_secret())
+    return records.add(session, row)
 
 
 def _delivery(row: DeliveryRow) -> Delivery:

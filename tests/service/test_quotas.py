@@ -14,7 +14,7 @@ from tests.service.running import Service, problem, serving
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     data: Path = tmp_path_factory.mktemp("data")
-    with serving(Settings(data=data, max_queued_jobs=2, max_stored_bytes=1000)) as running:
+    with serving(Settings(data=data, max_queued_jobs=2, max_stored_bytes=1000, max_webhooks=2)) as running:
         yield running
 
 
@@ -32,6 +32,20 @@ def test_a_tenant_has_so_many_jobs_waiting_and_no_more(service: Service) -> None
             another.job()
         service.change(UUID(first.json()["id"]), state=JobState.running)
         busy.post("/v1/jobs", body, 202)
+
+
+def test_a_tenant_has_so_many_webhooks_and_no_more(service: Service) -> None:
+    body = {"url": "https://example.com/hook"}
+    with service.as_tenant("talkative") as talkative:
+        first = talkative.http.post("/v1/webhooks", json=body, headers={"Idempotency-Key": "first"})
+        assert talkative.http.post("/v1/webhooks", json=body).status_code == 201
+        problem(talkative.http.post("/v1/webhooks", json=body), 403, "webhook_quota_exceeded")
+        again = talkative.http.post("/v1/webhooks", json=body, headers={"Idempotency-Key": "first"})
+        assert (again.status_code, again.json()["id"]) == (201, first.json()["id"])
+        with service.as_tenant("quiet") as quiet:
+            assert quiet.http.post("/v1/webhooks", json=body).status_code == 201
+        talkative.http.delete(f"/v1/webhooks/{first.json()['id']}")
+        assert talkative.http.post("/v1/webhooks", json=body).status_code == 201
 
 
 def stored(service: Service) -> set[Path]:
