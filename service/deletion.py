@@ -7,17 +7,27 @@ from typing import TypeVar
 from uuid import UUID
 
 import structlog
-from sqlalchemy import ColumnElement, delete, exists, or_, select
+from sqlalchemy import ColumnElement, delete, exists, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from redeem.contract import JobState, UploadState
+from redeem.webhooks import DeliveryState
 from service import audit
 from service.clock import from_now
 from service.context import Context
 from service.errors import InUse, JobNotFinished
 from service.records import NAMES, change, find
-from service.tables import ArtifactRow, BundleRow, IdempotencyRow, JobEventRow, JobRow, ModelRow, UploadRow
+from service.tables import (
+    ArtifactRow,
+    BundleRow,
+    DeliveryRow,
+    IdempotencyRow,
+    JobEventRow,
+    JobRow,
+    ModelRow,
+    UploadRow,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -27,7 +37,7 @@ Input = TypeVar("Input", ModelRow, BundleRow)
 
 UNUSED: dict[type[ModelRow] | type[BundleRow] | type[UploadRow], ColumnElement[bool]] = {
     ModelRow: ~exists().where(JobRow.model_id == ModelRow.id),
-    BundleRow: ~exists().where(or_(JobRow.clean_id == BundleRow.id, JobRow.triggered_id == BundleRow.id)),
+    BundleRow: ~exists().where(JobRow.clean_id == BundleRow.id) & ~exists().where(JobRow.triggered_id == BundleRow.id),
     UploadRow: (UploadRow.state == UploadState.complete)
     & ~exists().where(ModelRow.upload_id == UploadRow.id)
     & ~exists().where(BundleRow.upload_id == UploadRow.id),
@@ -70,9 +80,13 @@ def delete_input(session: Session, table: type[Input], id: UUID) -> None:
 
 
 def expire(context: Context, age: timedelta) -> None:
-    """Forget what is older: jobs by their end, then what no job needs any more. Bytes are for the next sweep."""
+    """Forget what is older: jobs by their end, then what no job needs any more, and what webhooks were told. Bytes are
+    for the next sweep."""
     jobs = _expire_jobs(context, age)
     inputs = sum(_expire_unused(context, table, age) for table in UNUSED)
+    with context.sessions.begin() as session:
+        done = DeliveryRow.state != DeliveryState.pending, DeliveryRow.created_at < from_now(-age)
+        session.execute(delete(DeliveryRow).where(*done))
     if jobs or inputs:
         log.info("retention", jobs=jobs, inputs=inputs)
 

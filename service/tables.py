@@ -227,7 +227,9 @@ class JobRow(Owned, Base):
         Index(None, "tenant_id", "id"),  # a tenant's page of jobs, and of jobs in one state
         Index(None, "tenant_id", "state", "id"),
         Index(None, "tenant_id", "verdict", "id"),
-        Index(None, "model_id"),
+        Index(None, "model_id"),  # the inputs that no job names, and who deletes one
+        Index(None, "clean_id"),
+        Index(None, "triggered_id"),
         Index(None, "webhook_id"),
     )
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)

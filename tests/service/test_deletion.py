@@ -168,6 +168,21 @@ def test_old_things_go_and_young_ones_and_what_they_need_stay(service: Service) 
     assert {name: store.Digest(0, _sha256(name)).sha256 in blobs_there(service) for name in names} == names
 
 
+def test_what_webhooks_were_told_goes_when_it_is_old_and_what_they_are_to_be_told_stays(service: Service) -> None:
+    url = "https://example.invalid/hook"  # which nobody resolves, so what is sent there stays pending
+    webhook = service.post("/v1/webhooks", {"url": url}, 201)["id"]
+    deliveries = f"/v1/webhooks/{webhook}/deliveries"
+    ids = [service.post(f"/v1/webhooks/{webhook}/test", {}, 202)["id"] for _ in range(3)]
+    told, pending, young = map(UUID, ids)
+    with service.parts.sessions.begin() as session:
+        for id, state, age in ((told, "delivered", OLD), (pending, "pending", OLD), (young, "failed", OLD / 2)):
+            row = session.get_one(deletion.DeliveryRow, id, with_for_update=True)
+            row.state, row.created_at = state, now() - age
+    upkeep.clean(service.parts)
+    left = {delivery["id"] for delivery in service.http.get(deliveries).json()["items"]}
+    assert left == {str(pending), str(young)}
+
+
 def test_old_jobs_that_went_or_were_retried_since_they_were_found_stop_no_round(service: Service) -> None:
     went, retried, old = (ended(service, content) for content in (b"went", b"retried", b"old"))
     for job in (went, retried, old):
