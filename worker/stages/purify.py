@@ -20,6 +20,8 @@ from worker.stages.load import Inputs
 
 log = structlog.get_logger()
 
+BATCH = "batch_size"
+"""Among the facts of a checkpoint: images in a batch."""
 ADVICE = "Another batch size is another training: choose it yourself, or a worker with more memory, to compare runs."
 
 
@@ -39,17 +41,18 @@ def purify(
     """
     purified, notes = _within_memory(
         purifier,
-        lambda options, start: PURIFIERS[purifier.name](
+        lambda options, start, keep: PURIFIERS[purifier.name](
             inputs.suspect,
             inputs.clean.train,
             inputs.clean.held_out,
             seed=seed,
             progress=progress,
             resume=start,
-            checkpoint=checkpoint,
+            checkpoint=keep,
             **options,
         ),
         resume,
+        checkpoint,
     )
     facts = {
         "history": purified.history,
@@ -61,19 +64,32 @@ def purify(
 
 
 def _within_memory(
-    purifier: MethodRequest, purify: Callable[[dict[str, Any], Checkpoint | None], Purified], resume: Checkpoint | None
+    purifier: MethodRequest,
+    purify: Callable[[dict[str, Any], Checkpoint | None, Keep], Purified],
+    resume: Checkpoint | None,
+    checkpoint: Keep,
 ) -> tuple[Purified, list[Note]]:
-    """With half the batch, from the start, where the memory does not hold the whole one."""
+    """With half the batch, from the start, where the memory does not hold the whole one. A checkpoint is gone on from
+    with the batch that it was made with: with another one its epochs would have been others."""
     options = {name: value for name, value in purifier.options.items() if name != "preset"}
     whole = options.get("batch_size")
     if whole is None:
-        return purify(options, resume), []
+        return purify(options, resume, checkpoint), []
+    begun = resume.facts.get(BATCH, whole) if resume else whole
 
     def tried(size: int) -> Purified:
-        if size < whole:
+        if size < begun:
             log.warning("out of memory, trying half the batch", batch_size=size)
-        return purify(options | {"batch_size": size}, resume if size == whole else None)
 
-    purified, size = halving(tried, whole, smallest=SMALLEST_BATCH)
+        def keep(make: Callable[[], Checkpoint]) -> None:
+            checkpoint(lambda: _of_batch(make(), size))
+
+        return purify(options | {"batch_size": size}, resume if size == begun else None, keep)
+
+    purified, size = halving(tried, begun, smallest=SMALLEST_BATCH)
     smaller = Note("smaller_batch", f"The memory held batches of {size} images and no larger ones.", ADVICE)
     return purified, [smaller] if size < whole else []
+
+
+def _of_batch(checkpoint: Checkpoint, size: int) -> Checkpoint:
+    return Checkpoint(checkpoint.facts | {BATCH: size}, checkpoint.tensors)

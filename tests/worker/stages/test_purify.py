@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from torch import nn
 from redeem.contract import MethodRequest
 from tests.worker import lab
 from tests.worker.stages.test_load import loaded_from
-from worker.algorithms.checkpoint import keep_nothing
+from worker.algorithms.checkpoint import Checkpoint, keep_nothing
 from worker.algorithms.errors import Diverged
 from worker.algorithms.purifiers import PURIFIERS, Purified
+from worker.algorithms.purifiers.sage import sage
 from worker.algorithms.training import ignore
 from worker.stages.purify import purify
 
@@ -74,6 +76,28 @@ def test_a_batch_that_the_memory_does_not_hold_is_halved_and_told(
     kept = purify(loaded_from(tmp_path, weights), request, seed=0, progress=ignore)
     assert tried == [64, 32, 16]
     assert [(note["code"], "16 images" in note["message"]) for note in kept.facts["notes"]] == [("smaller_batch", True)]
+
+
+def test_a_run_with_half_the_batch_is_gone_on_with_as_such(
+    tmp_path: Path, weights: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, checkpoints = loaded_from(tmp_path, weights), list[Checkpoint]()
+    request = MethodRequest(name="sage", options={"epochs": 4, "batch_size": 64})
+
+    def keep(make: Callable[[], Checkpoint]) -> None:
+        checkpoints.append(make())
+
+    def hungry(*arguments: Any, batch_size: int, **options: Any) -> Purified:
+        if batch_size > 16:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return sage(*arguments, batch_size=batch_size, **options)
+
+    monkeypatch.setitem(PURIFIERS, "sage", hungry)
+    uninterrupted = purify(inputs, request, seed=0, progress=ignore, checkpoint=keep)
+    monkeypatch.setitem(PURIFIERS, "sage", sage)  # the next worker has more memory
+    again = purify(inputs, request, seed=0, progress=ignore, resume=checkpoints[1])
+    assert again.facts == uninterrupted.facts
+    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in uninterrupted.tensors.items())
 
 
 def test_a_memory_that_holds_no_batch_is_an_error(
