@@ -18,6 +18,7 @@ from service.job_reads import JobReads
 from service.metrics import Metrics
 from service.notes import Notes
 from service.queue import Queue
+from service.readiness import Readiness
 from service.settings import Settings
 from service.store import open_store
 from service.tenancy import Caller, bound
@@ -46,6 +47,7 @@ class Context:
     coming: dict[UUID, set[Body]] = field(default_factory=dict)
     """What is being received, by upload."""
     metrics: Metrics = field(default_factory=Metrics)
+    readiness: Readiness = field(default_factory=Readiness)
     job_reads: JobReads
 
 
