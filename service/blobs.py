@@ -3,7 +3,7 @@
 A blob goes only while it is held, and once no row of any tenant names it and it is older than a grace period. Whoever
 is about to name bytes that lie in the store holds them too, and looks whether they are there, in the transaction that
 names them. So an upload either finds its bytes and keeps them, or learns that they are gone and sends them again. A
-worker's files are younger than the grace period when it names them.
+job that publishes does the same: its files are young, but the same bytes may have lain there, old and about to go.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import obstore
 import structlog
@@ -19,9 +20,11 @@ from sqlalchemy import func, select, union
 from sqlalchemy.orm import Session
 
 from redeem.contract import UploadState
-from service.context import Context
 from service.store import blob_key, remove
 from service.tables import ArtifactRow, UploadRow
+
+if TYPE_CHECKING:  # it brings FastAPI along, which a worker has no use for
+    from service.context import Context
 
 log = structlog.get_logger(__name__)
 

@@ -14,11 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
+from obstore.store import ObjectStore
 from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
 
 from redeem.contract import Architecture, JobError, JobState, MethodRequest, Outcome, Policy, Preprocessing, Stage
 from redeem.report import Artifact
 from service import tracing
+from service.blobs import still_there
 from service.clock import from_now
 from service.database import Sessions
 from service.records import AGAIN, add_event, change
@@ -34,6 +37,10 @@ class Cancelled(Exception):
 
 class LeaseLost(Exception):
     """Somebody else has the job now, or it has ended: stop, and write nothing more."""
+
+
+class FileGone(Exception):
+    """A file of the job is not in the store any more when it is to be named. Another attempt makes it again."""
 
 
 class Leaving(BaseException):
@@ -189,12 +196,20 @@ def _unless_needed(lease: Lease, sha256: str | None) -> str | None:
     return sha256
 
 
-def succeed(lease: Lease, verdict: Outcome, artifacts: Sequence[Artifact], gpu_bytes: int | None = None) -> None:
-    """End the job well: the artifacts, the verdict and the state in one transaction. `gpu_bytes` is the most that it
-    had allocated on its GPU."""
-    rows = [_row(lease, artifact, internal=False) for artifact in artifacts]
+def succeed(
+    lease: Lease, store: ObjectStore, verdict: Outcome, artifacts: Sequence[Artifact], gpu_bytes: int | None = None
+) -> None:
+    """End the job well: the artifacts, the verdict and the state in one transaction, which sees the files of all of
+    them in the store, or raises FileGone. `gpu_bytes` is the most that the job had allocated on its GPU."""
     _write(
-        lease, event="state", artifacts=rows, state=JobState.succeeded, verdict=verdict, gpu_bytes=gpu_bytes, **_ended()
+        lease,
+        event="state",
+        artifacts=[_row(lease, artifact, internal=False) for artifact in artifacts],
+        there=store,
+        state=JobState.succeeded,
+        verdict=verdict,
+        gpu_bytes=gpu_bytes,
+        **_ended(),
     )
 
 
@@ -237,16 +252,25 @@ def _row(lease: Lease, artifact: Artifact, *, internal: bool) -> ArtifactRow:
     return ArtifactRow(job_id=lease.job, internal=internal, **artifact.model_dump())
 
 
+def _see_there(session: Session, store: ObjectStore, artifacts: Sequence[ArtifactRow]) -> None:
+    """Raises FileGone where a file is not; the others stay until the transaction has ended. They are held in an order,
+    so that no two workers wait for each other."""
+    for sha256 in sorted({artifact.sha256 for artifact in artifacts}):
+        if not still_there(session, store, sha256):
+            raise FileGone(f"blob {sha256} is not in the store")
+
+
 def _write(
     lease: Lease,
     *,
     event: str | None = None,
     artifacts: Sequence[ArtifactRow] = (),
+    there: ObjectStore | None = None,
     forget: str | None = None,
     **values: Any,
 ) -> None:
-    """The one way to change the job's row: only with the token, or LeaseLost. An `event` goes into its history. Every
-    write is a sign of life, and learns of a cancellation."""
+    """The one way to change the job's row: only with the token, or LeaseLost. An `event` goes into its history. With a
+    store, the artifacts are `there`, or FileGone. Every write is a sign of life, and learns of a cancellation."""
     values = {"lease_expires_at": from_now(lease.settings.lease), **values}
     with lease.sessions.begin() as session:
         row = change(session, lease.job, JobRow.lease_token == lease.token, **values)
@@ -255,6 +279,8 @@ def _write(
             raise LeaseLost(f"job {lease.job} is no longer this worker's")
         replaced = [artifact.name for artifact in artifacts] + ([forget] if forget else [])
         session.execute(delete(ArtifactRow).where(ArtifactRow.job_id == lease.job, ArtifactRow.name.in_(replaced)))
+        if there is not None:
+            _see_there(session, there, artifacts)
         session.add_all(artifacts)
         if event is not None:
             add_event(session, row, event)

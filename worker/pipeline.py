@@ -30,6 +30,7 @@ from worker.algorithms.out_of_memory import out_of_memory
 from worker.heartbeat import heartbeat
 from worker.lease import (
     Cancelled,
+    FileGone,
     Lease,
     LeaseLost,
     Leaving,
@@ -99,7 +100,7 @@ def _run_to_its_end(lease: Lease, store: ObjectStore, folder: Path) -> None:
     try:
         sanitize(lease, store, folder)
         log.info("succeeded", **peak_memory())
-    except (LeaseLost, OperationalError):  # without a database nothing can be said; the lease brings the job back
+    except (LeaseLost, OperationalError, FileGone):  # nothing can be said, or made good here: the lease brings it back
         raise
     except Cancelled:
         _remove_checkpoint(lease, store)
@@ -203,7 +204,7 @@ def sanitize(lease: Lease, store: ObjectStore, folder: Path) -> None:
         report = _report(lease, wanted, inputs, before, after, purified, verdict)
         report.artifacts = artifacts
         artifacts = [*artifacts, publish_report(store, report)]
-    succeed(lease, verdict.outcome, artifacts, **peak_memory())
+    succeed(lease, store, verdict.outcome, artifacts, **peak_memory())
 
 
 def _understood(lease: Lease) -> Order:

@@ -19,6 +19,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from service import blobs, deletion, store, upkeep
+from service.context import Context
 from service.settings import Settings
 from service.tables import now
 from tests.service.running import Service, problem, serving
@@ -220,7 +221,7 @@ def test_orphans_go_once_they_are_old_enough(service: Service) -> None:
     assert blob(service, wanted).exists()
 
 
-def _with(service: Service, settings: Settings) -> blobs.Context:
+def _with(service: Service, settings: Settings) -> Context:
     return dataclasses.replace(service.parts, settings=settings)
 
 

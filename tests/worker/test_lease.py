@@ -15,19 +15,27 @@ from sqlalchemy import event
 from redeem.contract import JobError, JobState, Outcome, Stage
 from redeem.report import Artifact
 from service import records
+from service.blobs import hold
 from service.database import open_engine, sessions
+from service.store import open_store, put_bytes, remove
 from service.tables import now
 from tests.worker.conftest import Workplace
 from worker import lease
 from worker.heartbeat import heartbeat
-from worker.lease import Cancelled, Lease, LeaseLost
+from worker.lease import Cancelled, FileGone, Lease, LeaseLost
 
-ARTIFACT = Artifact(name="purified.safetensors", media_type="application/octet-stream", size=1, sha256="0" * 64)
+CONTENT = b"purified"
+ARTIFACT = Artifact(
+    name="purified.safetensors",
+    media_type="application/octet-stream",
+    size=len(CONTENT),
+    sha256=hashlib.sha256(CONTENT).hexdigest(),
+)
 WRITES: dict[str, Callable[[Lease], object]] = {
     "stage": lambda held: lease.stage(held, Stage.load).__enter__(),
     "progress": lambda held: lease.progress(held, 0.5),
     "keep": lambda held: lease.keep(held, ARTIFACT),
-    "succeed": lambda held: lease.succeed(held, Outcome.passed, [ARTIFACT]),
+    "succeed": lambda held: succeed(held, Outcome.passed),
     "fail": lambda held: lease.fail(held, JobError(code="code", detail="detail", hint="hint")),
     "end_cancelled": lease.end_cancelled,
     "give_back": lease.give_back,
@@ -48,6 +56,12 @@ def claim(workplace: Workplace, job: UUID) -> Lease:
     held = lease.claim(job, workplace.sessions, workplace.settings)
     assert held is not None
     return held
+
+
+def succeed(held: Lease, verdict: Outcome) -> None:
+    store = open_store(held.settings)
+    put_bytes(store, CONTENT)
+    lease.succeed(held, store, verdict, [ARTIFACT])
 
 
 def never() -> None:
@@ -157,7 +171,7 @@ def test_who_lost_the_lease_writes_nothing(workplace: Workplace, job: UUID, name
 @pytest.mark.parametrize("name", WRITES)
 def test_an_ended_job_is_not_written_again(workplace: Workplace, job: UUID, name: str) -> None:
     held = claim(workplace, job)
-    lease.succeed(held, Outcome.passed, [])
+    succeed(held, Outcome.passed)
     before = _everything(workplace, job)
     with pytest.raises(LeaseLost):
         WRITES[name](held)
@@ -184,7 +198,7 @@ def test_a_stage_leaves_its_events_and_its_time(workplace: Workplace, job: UUID)
         lease.progress(held, 0.25)
         lease.progress(held, 0.5)  # too soon after the last
         assert workplace.row(job).stage == "load"
-    lease.succeed(held, Outcome.inconclusive, [ARTIFACT])
+    succeed(held, Outcome.inconclusive)
     seen = [(event.seq, event.type, event.state, event.stage, event.progress) for event in workplace.events(job)]
     assert seen == [
         (1, "state", "queued", None, 0.0),
@@ -227,6 +241,31 @@ def test_what_a_stage_kept_outlives_the_attempt(workplace: Workplace, job: UUID)
     assert lease.kept(second, ARTIFACT.name) == ARTIFACT.sha256
     assert workplace.row(job).attempts == 2
     assert list(workplace.artifacts(job)) == []  # not for the client
+
+
+def test_no_file_is_published_that_goes_meanwhile(workplace: Workplace, job: UUID) -> None:
+    """A collector found the same bytes old and unnamed just before the job wrote them, and removes them just after."""
+    held, holding = claim(workplace, job), threading.Event()
+    put_bytes(workplace.store, CONTENT)
+
+    def collect() -> None:
+        with workplace.sessions.begin() as session:
+            hold(session, ARTIFACT.sha256)
+            holding.set()
+            time.sleep(0.3)
+            remove(workplace.store, ARTIFACT.sha256)
+
+    with ThreadPoolExecutor(1) as pool:
+        collector = pool.submit(collect)
+        assert holding.wait(5)
+        with pytest.raises(FileGone):
+            lease.succeed(held, workplace.store, Outcome.passed, [ARTIFACT])
+        collector.result()
+    assert workplace.row(job).state == "running"
+    assert workplace.artifacts(job) == {}
+    workplace.bury(job)
+    succeed(claim(workplace, job), Outcome.passed)
+    assert list(workplace.artifacts(job)) == [ARTIFACT.name]
 
 
 def test_a_job_given_back_is_queued_at_once_and_its_attempt_does_not_count(workplace: Workplace, job: UUID) -> None:

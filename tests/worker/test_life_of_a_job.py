@@ -162,7 +162,7 @@ class Jobs(RuleBasedStateMachine):
             held.written_at = 0.0
             lease.progress(held, 0.5)
         elif how == "succeed":
-            lease.succeed(held, Outcome.passed, [])
+            lease.succeed(held, self.place.store, Outcome.passed, [])
         elif how == "fail":
             lease.fail(held, JobError(code="code", detail="detail", hint="hint"))
         elif how == "give_back":

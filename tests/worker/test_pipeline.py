@@ -35,7 +35,7 @@ from worker.algorithms.errors import Diverged
 from worker.algorithms.precision import autocast
 from worker.algorithms.purifiers import PURIFIERS, Purified
 from worker.algorithms.purifiers.sage import sage
-from worker.lease import Cancelled, claim, keep, order
+from worker.lease import Cancelled, FileGone, claim, keep, order
 from worker.stages import purify as purify_stage
 from worker.stages.checkpoints import CHECKPOINT
 from worker.stages.load import FRACTIONS
@@ -566,13 +566,20 @@ def test_what_nobody_foresaw_gives_nothing_away(
     assert not any(word in detail for word in ("secret", "17", "alloc", "srv"))
 
 
-def test_a_database_that_is_away_does_not_fail_the_job(
-    workplace: Workplace, submitted: Callable[..., UUID], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [
+        ("keep", OperationalError("UPDATE", {}, Exception("server closed"))),
+        ("succeed", FileGone("a blob")),
+    ],
+)
+def test_what_another_attempt_makes_good_does_not_fail_the_job(
+    workplace: Workplace, submitted: Callable[..., UUID], monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
 ) -> None:
     job = submitted(detectors=[])
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "keep", _raising(OperationalError("UPDATE", {}, Exception("server closed"))))
-        with pytest.raises(OperationalError):
+        patched.setattr(pipeline, step, _raising(error))
+        with pytest.raises(type(error)):
             run(workplace, job)
     assert workplace.row(job).state == "running"
     workplace.bury(job)
