@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.lab.claims import BASELINES
 from benchmarks.lab.tables import Record, in_words, markdown, purifier, suspect
+from worker.algorithms.purifiers.auto import auto
 
 DROP, ASR = 0.03, 0.10
 """What may be lost of the MPA, and what `auto` may leave of a backdoor."""
 
 RIVALS = ("sage", *BASELINES)
+LADDER: Sequence[str] = inspect.signature(auto).parameters["ladder"].default
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Entry:
     drop: float
     asr: float
     words: str
+    notes: Sequence[str]
 
     @property
     def missed(self) -> str:
@@ -33,9 +37,9 @@ class Entry:
 
 def standings(records: Sequence[Record]) -> list[str]:
     """Markdown, a row a suspect: SAGE with its defaults; the best of the paper's six baselines; who of these seven has
-    the lowest ASR at a drop of at most `DROP`, `–` where none keeps it; `auto`, and by how many points it misses its
-    limits."""
-    rows = [["", "SAGE", "best baseline", "lowest ASR", "auto", "auto misses"]]
+    the lowest ASR at a drop of at most `DROP`, `–` where none keeps it; `auto`, by how many points it misses its
+    limits, and what it tried, its choice in bold."""
+    rows = [["", "SAGE", "best baseline", "lowest ASR", "auto", "auto misses", "auto tried"]]
     won = []
     for row in dict.fromkeys(map(suspect, records)):
         entries = _entries([record for record in records if suspect(record) == row])
@@ -48,9 +52,21 @@ def standings(records: Sequence[Record]) -> list[str]:
             everyone.name if everyone else "–",
             _told(entries.get("auto")),
             entries["auto"].missed if "auto" in entries else "–",
+            tried(entries["auto"].notes) if "auto" in entries else "–",
         ]
         rows.append(cells)
     return [*markdown(rows), "", f"SAGE has the lowest ASR on {sum(won)} of {len(won)}."]
+
+
+def tried(notes: Sequence[str]) -> str:
+    """The rungs that `auto` with its own ladder tried, in their order, from the notes on its result."""
+    refused = [note for note in notes if note.startswith("auto_refused")]
+    rungs = [name for name in LADDER if not any(note.startswith(f"auto_refused: {name} ") for note in refused)]
+    attempts = [note for note in notes if note.startswith(("auto_attempt", "auto_chosen"))]
+    return ", ".join(
+        f"**{name}**" if note.startswith("auto_chosen") else name
+        for name, note in zip(rungs, attempts, strict=False)  # it stopped at the first that was enough
+    )
 
 
 def _entries(records: Sequence[Record]) -> dict[str, Entry]:
@@ -64,7 +80,9 @@ def _entries(records: Sequence[Record]) -> dict[str, Entry]:
 
 def _entry(name: str, records: list[Record]) -> Entry:
     drop = statistics.mean(record["mpa_drop"] for record in records)
-    return Entry(name, drop, statistics.mean(max(record["asr"]) for record in records), in_words(records))
+    return Entry(
+        name, drop, statistics.mean(max(record["asr"]) for record in records), in_words(records), records[0]["notes"]
+    )
 
 
 def _least(entries: dict[str, Entry], names: Sequence[str]) -> Entry | None:

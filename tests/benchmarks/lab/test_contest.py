@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.lab.contest import standings
+from benchmarks.lab.contest import standings, tried
 
 
 def record(attack: str, name: str, drop: float, *asr: float, **options: Any) -> dict[str, Any]:
@@ -16,6 +16,7 @@ def record(attack: str, name: str, drop: float, *asr: float, **options: Any) -> 
         "suspect": {"mpa": 0.8, "asr": [1.0]},
         "mpa_drop": drop,
         "asr": list(asr),
+        "notes": ["auto_attempt: sage: lost 0.001", "auto_chosen: clp: lost 0.002"] if name == "auto" else [],
     }
 
 
@@ -33,10 +34,13 @@ def test_the_lowest_attack_success_within_the_drop_wins() -> None:
         record("ingrain", "sage", 0.031, 0.0),
     ]
     head, _, badnets, wanet, ingrain, *_, told = standings(records)
-    assert head.count("|") == 7
-    assert badnets == "| badnets, 500 | 1.0 / 30.0 | nad 2.0 / 40.0 | sage | 3.5 / 12.5 | MPA by 0.5, ASR by 2.5 |"
-    assert wanet == "| wanet, 500 | 1.0 / 30.0 | nad 3.0 / 29.0 | nad | 0.0 / 10.0 | – |"
-    assert ingrain == "| ingrain, 500 | 3.1 / 0.0 | – | – | – | – |"
+    assert head.count("|") == 8
+    assert (
+        badnets
+        == "| badnets, 500 | 1.0 / 30.0 | nad 2.0 / 40.0 | sage | 3.5 / 12.5 | MPA by 0.5, ASR by 2.5 | sage, **clp** |"
+    )
+    assert wanet == "| wanet, 500 | 1.0 / 30.0 | nad 3.0 / 29.0 | nad | 0.0 / 10.0 | – | sage, **clp** |"
+    assert ingrain == "| ingrain, 500 | 3.1 / 0.0 | – | – | – | – | – |"
     assert told == "SAGE has the lowest ASR on 1 of 3."
 
 
@@ -46,3 +50,12 @@ def test_a_place_is_of_the_mean_over_seeds(asr: float, winner: str) -> None:
     assert f"| {winner} |" in standings([*seeds, record("badnets", "nad", 0.0, asr)])[2]
     refused = {**record("badnets", "nad", 0.0), "refused": "diverged"}
     assert "| sage |" in standings([*seeds, refused])[2]
+
+
+def test_what_was_tried_is_told_by_the_notes() -> None:
+    assert tried(["auto_chosen"]) == "**sage**"  # older records have the notes' codes alone
+    assert tried(["unlearnt", "auto_attempt", "auto_attempt", "auto_chosen", "auto_attempt"]) == (
+        "sage, clp, **unlearning**, i_bau"
+    )
+    notes = ["auto_attempt: sage: lost 0.01", "auto_chosen: unlearning: lost 0.02", "auto_refused: clp refused: none"]
+    assert tried(notes) == "sage, **unlearning**"
