@@ -26,7 +26,7 @@ FEW = noisy_stripes(96, seed=24)
 # A mirrored stripe is of another class, which only soft labels forgive.
 SUITED: dict[str, dict[str, Any]] = {
     "sage": {},
-    "fine_tuning": {"augmentation": "crop"},
+    "fine_tuning": {"epochs": 10, "augmentation": "crop"},
     "nad": {"augmentation": "crop"},
     "pruning": {},
     "fine_pruning": {"epochs": 5, "augmentation": "crop"},
