@@ -15,6 +15,7 @@ from worker.lease import claim, succeed
 settings = Settings()
 app = celery_app(settings)
 app.conf.worker_max_tasks_per_child = 10_000  # a process for each job costs a second
+store = open_store(settings)
 sessions = database.sessions(database.open_engine(settings))
 
 
@@ -26,4 +27,4 @@ def sanitize(job: str) -> None:
     diary = os.open(settings.data / "diary", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(diary, f"{job}\n".encode())  # one write: several workers append
     os.close(diary)
-    succeed(lease, open_store(settings), Outcome.passed, [])
+    succeed(lease, store, Outcome.passed, [])
