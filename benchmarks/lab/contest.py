@@ -52,21 +52,21 @@ def standings(records: Sequence[Record]) -> list[str]:
             everyone.name if everyone else "–",
             _told(entries.get("auto")),
             entries["auto"].missed if "auto" in entries else "–",
-            tried(entries["auto"].notes) if "auto" in entries else "–",
+            attempted(entries["auto"].notes) if "auto" in entries else "–",
         ]
         rows.append(cells)
     return [*markdown(rows), "", f"SAGE has the lowest ASR on {sum(won)} of {len(won)}."]
 
 
-def tried(notes: Sequence[str]) -> str:
-    """The rungs that `auto` with its own ladder tried, in their order, from the notes on its result."""
-    refused = [note for note in notes if note.startswith("auto_refused")]
-    rungs = [name for name in LADDER if not any(note.startswith(f"auto_refused: {name} ") for note in refused)]
-    attempts = [note for note in notes if note.startswith(("auto_attempt", "auto_chosen"))]
-    return ", ".join(
-        f"**{name}**" if note.startswith("auto_chosen") else name
-        for name, note in zip(rungs, attempts, strict=False)  # it stopped at the first that was enough
-    )
+def attempted(notes: Sequence[str]) -> str:
+    """The rungs that `auto` tried, in their order, from the notes on its result: "CODE: NAME: …", in older records the
+    codes alone, of the ladder as it is by default."""
+    attempts = [note.split(": ") for note in notes if note.startswith(("auto_attempt", "auto_chosen"))]
+    tried = []
+    for rung, (code, *words) in zip(LADDER, attempts, strict=False):
+        name = words[0] if words else rung
+        tried.append(f"**{name}**" if code == "auto_chosen" else name)
+    return ", ".join(tried)
 
 
 def _entries(records: Sequence[Record]) -> dict[str, Entry]:
@@ -80,9 +80,8 @@ def _entries(records: Sequence[Record]) -> dict[str, Entry]:
 
 def _entry(name: str, records: list[Record]) -> Entry:
     drop = statistics.mean(record["mpa_drop"] for record in records)
-    return Entry(
-        name, drop, statistics.mean(max(record["asr"]) for record in records), in_words(records), records[0]["notes"]
-    )
+    asr = statistics.mean(max(record["asr"]) for record in records)
+    return Entry(name, drop, asr, in_words(records), records[0]["notes"])
 
 
 def _least(entries: dict[str, Entry], names: Sequence[str]) -> Entry | None:

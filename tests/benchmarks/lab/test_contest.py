@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.lab.contest import standings, tried
+from benchmarks.lab.contest import attempted, standings
 
 
 def record(attack: str, name: str, drop: float, *asr: float, **options: Any) -> dict[str, Any]:
@@ -53,9 +53,9 @@ def test_a_place_is_of_the_mean_over_seeds(asr: float, winner: str) -> None:
 
 
 def test_what_was_tried_is_told_by_the_notes() -> None:
-    assert tried(["auto_chosen"]) == "**sage**"  # older records have the notes' codes alone
-    assert tried(["unlearnt", "auto_attempt", "auto_attempt", "auto_chosen", "auto_attempt"]) == (
+    assert attempted(["auto_chosen"]) == "**sage**"  # older records have the notes' codes alone
+    assert attempted(["unlearnt", "auto_attempt", "auto_attempt", "auto_chosen", "auto_attempt"]) == (
         "sage, clp, **unlearning**, i_bau"
     )
     notes = ["auto_attempt: sage: lost 0.01", "auto_chosen: unlearning: lost 0.02", "auto_refused: clp refused: none"]
-    assert tried(notes) == "sage, **unlearning**"
+    assert attempted(notes) == "sage, **unlearning**"
