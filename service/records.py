@@ -260,9 +260,10 @@ def reap(session: Session, max_attempts: int) -> list[JobRow]:
     failed = {
         "state": JobState.failed,
         "finished_at": from_now(),
-        "error_code": "worker_lost",
-        "error_detail": f"The worker of this job died {max_attempts} times.",
-        "error_hint": "Its model or images may need more memory than the worker has; the worker's log tells.",
+        "error_code": "attempts_exhausted",
+        "error_detail": f"{max_attempts} workers took this job, and none of them came to its end.",
+        "error_hint": "Its model or images may need more memory than a worker has, or the database or the store did "
+        "not answer; the worker's log tells. Retry the job when that is mended.",
     }
     reaped = []
     for id in session.scalars(select(JobRow.id).where(*dead)).all():

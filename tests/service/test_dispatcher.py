@@ -226,7 +226,7 @@ def test_a_dead_workers_job_is_queued_and_sent_again(sending: Service, broker: B
     ("attempts", "cancel_requested", "state", "code"),
     [
         (1, False, "queued", None),
-        (3, False, "failed", "worker_lost"),
+        (3, False, "failed", "attempts_exhausted"),
         (1, True, "cancelled", None),
         (3, True, "cancelled", None),
     ],

@@ -175,7 +175,7 @@ def test_cancelling_nothing(service: Service) -> None:
 def test_an_ended_job_is_tried_again_from_the_start_of_its_count(service: Service, state: str) -> None:
     job = service.job(labels={"commit": "abc"})
     service.change(job, state="running", stage="purify", progress=0.5, attempts=3, dispatched_at=now())
-    error = {"error_code": "worker_lost", "error_detail": "It died.", "error_hint": "More memory."}
+    error = {"error_code": "attempts_exhausted", "error_detail": "It died.", "error_hint": "More memory."}
     service.change(job, state=state, cancel_requested=True, finished_at=now(), **error)
     again = service.post(f"/v1/jobs/{job}/retry", None, 202)
     assert (again["state"], again["stage"], again["progress"], again["attempts"]) == ("queued", None, 0.0, 0)
