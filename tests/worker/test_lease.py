@@ -7,15 +7,18 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
+import time_machine
 from sqlalchemy import event
 
 from redeem.contract import JobError, JobState, Outcome, Stage
 from redeem.report import Artifact
 from service import records
 from service.blobs import hold
+from service.clock import from_now
 from service.database import open_engine, sessions
 from service.store import open_store, put_bytes, remove
 from service.tables import now
@@ -105,6 +108,28 @@ def test_only_a_queued_job_is_to_be_had(workplace: Workplace, job: UUID, state: 
 
 def test_a_job_that_is_not_there_is_not_to_be_had(workplace: Workplace) -> None:
     assert lease.claim(uuid4(), workplace.sessions, workplace.settings) is None
+
+
+@pytest.mark.parametrize("minutes", [-5, 5])
+def test_hosts_may_disagree_about_the_time(workplace: Workplace, job: UUID, minutes: int) -> None:
+    """The worker's clock is wrong by this much, then the dispatcher's: a lease is over when the database says so."""
+
+    def reaped() -> list[UUID]:
+        with workplace.sessions.begin() as session:
+            return [row.id for row in records.reap(session, workplace.settings.max_attempts)]
+
+    wrong = time_machine.travel(now() + timedelta(minutes=minutes))
+    with wrong:
+        held = claim(workplace, job)
+        lease.sign_of_life(held)
+    assert reaped() == []
+    lease.sign_of_life(held)
+    with wrong:
+        assert reaped() == []
+    with workplace.sessions.begin() as session:
+        records.change(session, job, lease_expires_at=from_now(timedelta(seconds=-1)))
+    with wrong:
+        assert reaped() == [job]
 
 
 def test_a_cancellation_reaches_a_running_stage(workplace: Workplace, job: UUID) -> None:
