@@ -85,16 +85,19 @@ def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize(
-    ("broker", "forgets"),
+    ("broker", "forgets", "waiting"),
     [
-        ("rabbitmq", True),
-        pytest.param("rabbitmq", False, marks=pytest.mark.slow),
-        pytest.param("valkey", True, marks=pytest.mark.slow),
-        pytest.param("valkey", False, marks=pytest.mark.slow),
+        ("rabbitmq", True, 1),
+        pytest.param("rabbitmq", False, 4, marks=pytest.mark.slow),
+        pytest.param("valkey", True, 4, marks=pytest.mark.slow),
+        pytest.param("valkey", False, 4, marks=pytest.mark.slow),
     ],
     indirect=["broker"],
 )
-def test_jobs_outlive_a_broker_that_is_killed(folder: Path, postgres_url: str, broker: Broker, forgets: bool) -> None:
+def test_jobs_outlive_a_broker_that_is_killed(
+    folder: Path, postgres_url: str, broker: Broker, forgets: bool, waiting: int
+) -> None:
+    """While one runs and so many wait; and one more is submitted meanwhile."""
     shared = {"REDEEM_DATABASE_URL": postgres_url, "REDEEM_BROKER_URL": broker.url}
     with api_and_worker(folder / "data", **shared) as (server, client):
         request = sent(client, folder, epochs=1).model_copy(update={"detectors": []})
@@ -102,7 +105,7 @@ def test_jobs_outlive_a_broker_that_is_killed(folder: Path, postgres_url: str, b
         def health() -> str:
             return str(httpx.get(f"{server.url}/readyz").json()["status"])
 
-        jobs = [client.submit(request) for _ in range(2)]
+        jobs = [client.submit(request) for _ in range(1 + waiting)]
         wait(lambda: client.get(jobs[0].id).state is JobState.running)
         broker.kill()
         jobs.append(client.submit(request))
@@ -112,7 +115,7 @@ def test_jobs_outlive_a_broker_that_is_killed(folder: Path, postgres_url: str, b
         broker.start()
         wait(lambda: health() == "ok")
         ended = [client.wait(job.id, timeout=300) for job in jobs]
-        assert [(job.state, job.attempts, job.error) for job in ended] == [(JobState.succeeded, 1, None)] * 3
+        assert [(job.state, job.attempts, job.error) for job in ended] == [(JobState.succeeded, 1, None)] * len(jobs)
         for job in jobs:
             states = [event.state for event in client.events(job.id) if event.type == "state"]
             assert states == [JobState.queued, JobState.running, JobState.succeeded]

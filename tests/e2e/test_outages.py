@@ -96,33 +96,47 @@ def test_a_worker_that_slept_past_its_lease_changes_nothing(folder: Path, tmp_pa
 
 @contextlib.contextmanager
 def _unreliable(endpoint: str) -> Iterator[tuple[str, list[str]]]:
-    """A way to an S3 that fails half of all writes, before or after they are done; and what failed."""
+    """A way to an S3 that fails half of all writes, before or after they are done, breaks off a third of all reads of
+    files, and takes its time now and then; and what failed."""
     behind, chance, failed = urlsplit(endpoint), random.Random(0), []  # noqa: S311  not for secrets
+
+    def forwarded(command: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection(behind.hostname or "", behind.port, timeout=30)
+        connection.request(command, path, body, headers)
+        got = connection.getresponse()
+        answer = got.status, dict(got.getheaders()), got.read()
+        connection.close()
+        return answer
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            fails = self.command in ("PUT", "POST") and chance.random() < 0.5
-            if fails and chance.random() < 0.5:
-                status, headers, content = 503, [], b"SlowDown"
-            else:
-                connection = http.client.HTTPConnection(behind.hostname or "", behind.port, timeout=30)
-                connection.request(self.command, self.path, body, dict(self.headers))
-                got = connection.getresponse()
-                status, headers, content = got.status, got.getheaders(), got.read()
-                connection.close()
-            if fails:
+            fails, breaks = self.command in ("PUT", "POST") and chance.random() < 0.5, False
+            status, headers, content = 503, dict[str, str](), b"SlowDown"
+            if not fails or chance.random() < 0.5:
+                answer = forwarded(self.command, self.path, dict(self.headers), body)
+                if not fails:
+                    status, headers, content = answer
+                    breaks = self.command == "GET" and "/blobs/" in self.path and chance.random() < 1 / 3
+            if fails or breaks:
                 failed.append(f"{self.command} {self.path}")
-                status, headers, content = 503, [], b"SlowDown"
+            if chance.random() < 0.1:
+                time.sleep(2)
+            self._send(status, headers, content, breaks)
+
+        def _send(self, status: int, headers: dict[str, str], content: bytes, breaks: bool) -> None:
             self.send_response(status)
-            for name, value in headers:
+            for name, value in headers.items():
                 if name.lower() not in ("transfer-encoding", "connection", "content-length", "date", "server"):
                     self.send_header(name, value)
-            length = dict(headers).get("Content-Length") if self.command == "HEAD" else len(content)
-            self.send_header("Content-Length", str(length or 0))
+            self.send_header(
+                "Content-Length", headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(content))
+            )
             self.end_headers()
+            if breaks:
+                content, self.close_connection = content[: len(content) // 2], True
             self.wfile.write(b"" if self.command == "HEAD" else content)
 
         do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer  # noqa: N815
@@ -141,10 +155,10 @@ def _unreliable(endpoint: str) -> Iterator[tuple[str, list[str]]]:
         thread.join()
 
 
-def test_a_store_that_fails_half_its_writes_costs_time_alone(
+def test_a_store_that_fails_half_its_writes_and_breaks_off_costs_time_alone(
     folder: Path, postgres_url: str, s3: dict[str, str]
 ) -> None:
-    with ValkeyServer() as valkey, _unreliable(s3["endpoint"]) as (endpoint, refused):
+    with ValkeyServer() as valkey, _unreliable(s3["endpoint"]) as (endpoint, failed):
         shared = {
             "REDEEM_DATABASE_URL": postgres_url,
             "REDEEM_BROKER_URL": valkey.connection_url,
@@ -156,7 +170,8 @@ def test_a_store_that_fails_half_its_writes_costs_time_alone(
             assert (job.state, job.attempts) == (JobState.succeeded, 1), job.error
             for artifact in client.artifacts(job.id):
                 client.download(job.id, artifact, folder / artifact.name)  # checks the hash
-        assert len(refused) > 5
+        assert {method for method, _ in map(str.split, failed)} >= {"PUT", "GET"}
+        assert len(failed) > 5
 
 
 @pytest.fixture
