@@ -4,6 +4,7 @@ clients, dispatchers, workers, a broker that loses and repeats messages, and tim
 from __future__ import annotations
 
 import tempfile
+from collections import defaultdict
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 from hypothesis.stateful import run_state_machine_as_test as play
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 
 from redeem.contract import JobError, JobState, Outcome, Stage
 from service import records
@@ -172,18 +173,27 @@ class Jobs(RuleBasedStateMachine):
 
     @invariant()
     def everything_is_as_it_must_be(self) -> None:
+        rows, histories = self._read_all()
         for job, holder in self.holder.items():
-            row = self.place.row(job)
+            row, history = rows[job], histories[job]
             assert row.lease_token == (holder and holder.token)
             assert (row.state == "running") == (holder is not None) == (row.lease_expires_at is not None)
             assert (row.finished_at is not None) == (row.state in TERMINAL)
             assert row.attempts <= MAX_ATTEMPTS
-            history = [event.state for event in self.place.events(job)]
             steps = list(zip([None, *history], history, strict=False))
             assert all(after == before or after in LEGAL[before] for before, after in steps), history
             assert sum(before in TERMINAL and after == "queued" for before, after in steps) == self.retried[job]
             if row.state in TERMINAL:
                 assert self.ended.setdefault(job, (row.state, row.finished_at)) == (row.state, row.finished_at)
+
+    def _read_all(self) -> tuple[dict[UUID, JobRow], dict[UUID, list[str]]]:
+        """The jobs, and the states of each in its history: after every step, so in two queries for all of them."""
+        histories = defaultdict[UUID, list[str]](list)
+        with self.place.sessions() as session:
+            rows = {row.id: row for row in session.scalars(select(JobRow))}
+            for event in session.execute(select(JobEventRow.job_id, JobEventRow.state).order_by(JobEventRow.seq)):
+                histories[event.job_id].append(event.state)
+        return rows, histories
 
     def teardown(self) -> None:
         with self.place.sessions.begin() as session:
