@@ -8,10 +8,9 @@ import binascii
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
-from fastapi import Request, Response
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 from sqlalchemy import ColumnElement, Engine, exists, func, type_coerce
 from sqlalchemy.dialects.postgresql import JSONB
@@ -19,6 +18,9 @@ from sqlalchemy.dialects.postgresql import JSONB
 from redeem.contract import Sha256
 from service.errors import InvalidRequest
 from service.tables import BundleRow, DeliveryRow, JobRow, ModelRow, UploadRow, WebhookRow
+
+if TYPE_CHECKING:  # a worker has no use for FastAPI, and would import it for every job
+    from fastapi import Request, Response
 
 SLACK = 10
 """Seconds by which an id and its `created_at` may differ."""
