@@ -38,11 +38,12 @@ lock: $(UV) ## write requirements.lock anew from pyproject.toml, keeping version
 	  --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url \
 	  --custom-compile-command 'make lock' --quiet --output-file requirements.lock
 
-# Compiled at once: a server starts Python for every job, and where nothing may be written each would compile torch.
+# Compiled at once: a server starts Python for every job, and where nothing may be written each would compile torch and us.
 $(INSTALLED): requirements.lock pyproject.toml | $(UV)
 	$(UV) venv --quiet --allow-existing --python '>=3.11' $(VENV)
 	$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	$(BIN)/python -m compileall -q redeem service worker
 	@touch $@
 
 $(VENV)/uv/bin/uv:
