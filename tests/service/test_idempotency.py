@@ -25,8 +25,8 @@ def test_the_same_key_creates_once(service: Service, bodies: dict[str, dict[str,
     def send(key: str) -> Any:
         return service.http.post(f"/v1/{what}", json=bodies[what], headers={"Idempotency-Key": key})
 
-    with ThreadPoolExecutor(10) as pool:
-        answers = list(pool.map(send, [f"{what}-1"] * 10))
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(send, [f"{what}-1"] * 20))
     made = [answer for answer in answers if answer.status_code != 409]
     assert len({answer.json()["id"] for answer in made}) == 1
     for answer in answers:
