@@ -14,6 +14,7 @@ StageError
 ├── ReadingTooSlow       a file that its reader did not get through in time
 ├── ReadingTooLarge      a file that made its reader need more memory, or write more, than is given
 ├── ReadingFailed        a file that its reader broke on
+├── ReadingKilled        a file whose reader was killed from outside, and the next one too
 ├── ReadingForbidden     a file that made its reader try what no reader needs: a program, a socket, code
 ├── UnfitPreprocessing   images of a size or with channels that the network cannot take
 ├── Unsupported          a method, an option or a field that only a newer release knows
@@ -114,6 +115,11 @@ class ReadingTooLarge(StageError):
 class ReadingFailed(StageError):
     code = "reading_failed"
     hint = "The file is probably damaged: make it again from the original. The worker's log has the details."
+
+
+class ReadingKilled(StageError):
+    code = "reading_killed"
+    hint = "Probably the worker's memory ran out: retry the job, on a worker with more of it or with a smaller file."
 
 
 class ReadingForbidden(StageError):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -29,7 +30,7 @@ import structlog
 import worker
 from worker.stages import errors
 from worker.stages.confinement import Limits
-from worker.stages.errors import ReadingFailed, ReadingTooSlow, Refused, StageError
+from worker.stages.errors import ReadingFailed, ReadingKilled, ReadingTooSlow, Refused, StageError
 from worker.stages.refusals import REFUSALS
 from worker.stages.sandbox_child import RESULT
 
@@ -59,14 +60,20 @@ ERRORS: dict[str, Callable[[str, str | None], StageError]] = {
 def run(task: str, source: Path, out: Path, arguments: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     """Run the task on `source`, with `out` as a new folder for its files. Gives the task's facts.
 
-    Raises the `StageError` that the task raised, and `ReadingTooSlow`, `ReadingTooLarge`, `ReadingFailed` or
-    `ReadingForbidden`.
+    A reader that is killed from outside, by a system that lacks memory or by hand, says little of the file: it is read
+    once more. Raises the `StageError` that the task raised, and `ReadingTooSlow`, `ReadingTooLarge`, `ReadingFailed`,
+    `ReadingKilled` or `ReadingForbidden`.
     """
-    out.mkdir(mode=0o700)
     source, out = source.resolve(), out.resolve()
     order = {"task": task, "source": str(source), "out": str(out), "arguments": arguments, "limits": asdict(limits)}
     said = out.with_name(f"{out.name}.log")
+    out.mkdir(mode=0o700)
     status = _wait(json.dumps(order), said, limits)
+    if status == -signal.SIGKILL:
+        log.warning("reader killed", task=task)
+        shutil.rmtree(out)
+        out.mkdir(mode=0o700)
+        status = _wait(json.dumps(order), said, limits)
     answer = _answer(out / RESULT) if status == 0 else None
     if answer is None:
         log.warning("reader died", task=task, status=status, said=said.read_text(errors="replace")[-LOGGED:])
@@ -139,6 +146,8 @@ def _told(error: dict[str, Any]) -> StageError:
 def _death(status: int | None) -> StageError:
     if status is None or status == -signal.SIGXCPU:
         return ReadingTooSlow("the file was not read within the time that is given")
+    if status == -signal.SIGKILL:
+        return ReadingKilled("the reader of the file was killed from outside, twice")
     if status < 0:
         return ReadingFailed(f"the reader of the file died of {signal.Signals(-status).name}")
     return ReadingFailed("the reader of the file gave no answer")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from worker.stages.errors import (
     EmptyBundle,
     ReadingFailed,
     ReadingForbidden,
+    ReadingKilled,
     ReadingTooLarge,
     ReadingTooSlow,
 )
@@ -102,6 +104,34 @@ def test_a_child_that_does_not_end_is_killed(source: Path, task: str, limits: Li
     with pytest.raises(ReadingTooSlow):
         run(source, task, limits)
     assert time.monotonic() - begun < 30
+
+
+def _killed(times: int, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many readers are killed, with something of theirs in the folder."""
+    popen, started = subprocess.Popen, []
+
+    def start(*argv: Any, **options: Any) -> Any:
+        child = popen(*argv, **options)
+        started.append(child)
+        if len(started) <= times:
+            (source.parent / "out" / "left").write_text("x")
+            child.kill()
+        return child
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+
+
+def test_a_file_whose_reader_was_killed_is_read_once_more(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _killed(1, source, monkeypatch)
+    deeds = ["read its input", "write into its folder"]
+    assert run(source, "attempts", names=deeds) == dict.fromkeys(deeds, "done")
+    assert not (source.parent / "out" / "left").exists()
+
+
+def test_a_file_whose_readers_are_killed_has_a_code(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _killed(2, source, monkeypatch)
+    with pytest.raises(ReadingKilled):
+        run(source, "attempts", names=[])
 
 
 def test_a_refusal_comes_back_as_it_was_raised(source: Path) -> None:
