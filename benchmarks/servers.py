@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
@@ -15,6 +16,7 @@ import httpx
 from sqlalchemy.orm import Session
 
 from redeem.local.network import free_port
+from redeem.local.processes import Process
 from service.tables import BundleRow, ModelRow, TenantRow, UploadRow
 
 
@@ -56,6 +58,13 @@ def served_by(
         finally:
             process.terminate()
             process.wait(30)
+
+
+def acting_as(module: str, worker: Process) -> Process:
+    """The worker, but with the Celery app of this module of the checkout."""
+    words = [module if word == "worker.app" else word for word in worker.argv]
+    path = f"{Path(__file__).parents[1]}:{worker.environment['PYTHONPATH']}"
+    return replace(worker, argv=tuple(words), environment={**worker.environment, "PYTHONPATH": path})
 
 
 def peak_memory(pid: int) -> int:

@@ -18,6 +18,7 @@ from uuid import UUID
 
 from celery import Celery
 from celery.bootsteps import StartStopStep
+from celery.signals import worker_process_init
 from celery.worker import state
 from kombu.common import QoS
 from kombu.exceptions import KombuError
@@ -31,6 +32,8 @@ ANSWER = 2
 NOT_FOUND = "404"
 """AMQP's, of a queue that nothing was ever sent to, or that the broker forgot."""
 FULL = "the broker takes no messages: it is short of memory or disk"
+process_started = worker_process_init
+"""Celery's signal, in the process of a worker's next job, which then waits for it."""
 TLS = {"amqps": {"server_hostname": None}, "rediss": {"ssl_cert_reqs": ssl.CERT_REQUIRED}}
 """What has kombu look at a Redis's certificate, and whether a RabbitMQ's is for the host of its address: by itself it
 takes any for the one, and one for any host for the other."""

@@ -2,7 +2,7 @@
 
     celery --app worker.app worker
 
-torch is imported inside the task, in the child process that runs it: the parent only hands out ids.
+torch is imported in the child process that runs the task, while it waits for one: the parent only hands out ids.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import signal
 from datetime import timedelta
 from types import FrameType
+from typing import Any
 from uuid import UUID
 
 from service import log, tracing
-from service.queue import TASK, celery_app
+from service.queue import TASK, celery_app, process_started
 from service.settings import Settings
 
 log.configure()
@@ -26,6 +27,12 @@ PATIENCE = timedelta(minutes=5)
 """How long past its deadline a child is ended from outside: one that hangs so that no thread of it moves."""
 STOPPING = (signal.SIGTERM, signal.SIGQUIT)
 """What a worker sends its child when it is told to stop: with REMAP_SIGTERM=SIGQUIT the second."""
+
+
+@process_started.connect  # type: ignore[untyped-decorator]
+def get_ready(**_: Any) -> None:
+    """Every job has a fresh process, and that of the next one waits: what it needs is imported by then."""
+    import worker.pipeline  # noqa: F401
 
 
 @app.task(name=TASK, time_limit=(settings.job_deadline + PATIENCE).total_seconds())  # type: ignore[untyped-decorator]

