@@ -18,7 +18,8 @@ from uuid import UUID
 import httpx
 
 from benchmarks.measuring import answers, parser, print_table, write_record
-from benchmarks.servers import owner, peak_memory, served_by
+from benchmarks.memory import memory_of
+from benchmarks.servers import owner, served_by
 from redeem.access import Scope
 from redeem.contract import JobRequest, JobState
 from service import database, keys, migrate, records
@@ -76,7 +77,7 @@ async def _beside_followers(url: str, key: str, pid: int, jobs: list[UUID], argu
     async with httpx.AsyncClient(base_url=url, headers=headers, limits=unlimited, timeout=120, trust_env=False) as http:
         await _asked(http, paths, min(1.0, arguments.seconds))
         alone = await _asked(http, paths, arguments.seconds)
-        before = peak_memory(pid)
+        before = memory_of(pid, "VmHWM")
         followers = [
             asyncio.create_task(_stream(http, job) if n < arguments.streams else _wait(http, job))
             for n, job in enumerate(jobs)
@@ -88,7 +89,7 @@ async def _beside_followers(url: str, key: str, pid: int, jobs: list[UUID], argu
         heard = sum([await follower for follower in followers])
     if heard != len(jobs):
         raise SystemExit(f"of {len(jobs)} followers {heard} heard the end")
-    return {"alone": alone, "followed": followed, "growth_mib": round((peak_memory(pid) - before) / MIB, 1)}
+    return {"alone": alone, "followed": followed, "growth_mib": round((memory_of(pid, "VmHWM") - before) / MIB, 1)}
 
 
 async def _asked(http: httpx.AsyncClient, paths: list[str], seconds: float) -> dict[str, float]:

@@ -15,39 +15,47 @@ import contextlib
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.measuring import EXAMPLE, parser, print_table, spread, write_record
-from benchmarks.servers import acting_as
+from benchmarks.memory import memory_of
+from benchmarks.servers import with_worker
 from redeem.client import Client
 from redeem.contract import Job, JobState, MethodRequest
 from redeem.jobfile import JobFile, read_job_file, send_job
 from redeem.local import local_server
-from redeem.local.processes import Process
-from redeem.local.server import everything
 
 WAYS = {"ready": "worker.app", "unready": "benchmarks.unready_worker"}
+SPAWNED = b"spawn_main"
+"""What the command line of a job's process has, and no other of a server."""
+FIELDS = {"own": "RssAnon", "files": "RssFile"}
+MIB = 2**20
 
 
 def main(words: list[str] | None = None) -> int:
     arguments = parse(words)
     job = small(read_job_file(EXAMPLE / "job.json"), arguments.seed)
     taken: dict[str, list[Job]] = {way: [] for way in WAYS}
+    waiting: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for _ in range(arguments.rounds):
         for way, module in WAYS.items():
-            with server(module) as client:
-                taken[way] += [ended(client, job, arguments.pause) for _ in range(arguments.jobs)]
+            with server(module) as (client, folder):
+                for _ in range(arguments.jobs):
+                    time.sleep(arguments.pause)
+                    waiting[way].append(held_while_waiting(folder))
+                    taken[way].append(ended(client, job))
     to_claim = {way: [seconds(job, "started_at") for job in jobs] for way, jobs in taken.items()}
     to_end = {way: [seconds(job, "finished_at") for job in jobs] for way, jobs in taken.items()}
     measured = {way: {"to_claim": spread(to_claim[way]), "to_end": spread(to_end[way])} for way in WAYS}
     ratio = spread([plain / ours for ours, plain in zip(to_end["ready"], to_end["unready"], strict=True)])
     sizes = {"rounds": arguments.rounds, "jobs": arguments.jobs, "pause": arguments.pause}
-    write_record(arguments, __file__, sizes=sizes, seconds=measured, times_as_fast=ratio)
+    held = {way: {name: spread([one[name] for one in waiting[way]], 0) for name in FIELDS} for way in WAYS}
+    write_record(arguments, __file__, sizes=sizes, seconds=measured, times_as_fast=ratio, waiting_mib=held)
     print_table(
-        ("process", "seconds to the claim", "to the end"),
-        *((way, *(told(one) for one in measured[way].values())) for way in WAYS),
-        ("times as fast", "", told(ratio)),
+        ("process", "seconds to the claim", "to the end", "own MiB while it waits", "of files"),
+        *((way, *(told(one) for one in (measured[way] | held[way]).values())) for way in WAYS),
+        ("times as fast", "", told(ratio), "", ""),
     )
     return 0
 
@@ -67,25 +75,27 @@ def small(job: JobFile, seed: int) -> JobFile:
 
 
 @contextlib.contextmanager
-def server(module: str) -> Iterator[Client]:
-    """A server whose worker has the Celery app of this module."""
-
-    def processes(folder: Path, host: str, port: int) -> Sequence[Process]:
-        return [
-            acting_as(module, process) if process.name.startswith("worker") else process
-            for process in everything(folder, host, port)
-        ]
-
+def server(module: str) -> Iterator[tuple[Client, Path]]:
+    """A server whose worker has the Celery app of this module, and its folder."""
     with (
         tempfile.TemporaryDirectory(prefix="redeem-job-start-", ignore_cleanup_errors=True) as folder,
-        local_server(Path(folder), processes=processes) as address,
+        local_server(Path(folder), processes=with_worker(module)) as address,
         Client(address.url, address.key) as client,
     ):
-        yield client
+        yield client, Path(folder)
 
 
-def ended(client: Client, job: JobFile, pause: float) -> Job:
-    time.sleep(pause)
+def held_while_waiting(folder: Path) -> dict[str, float]:
+    """MiB of the process that waits for a job on the server of this folder: its own, and of files that it maps."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # not ours, or it went meanwhile
+            ours = process.joinpath("cwd").readlink().is_relative_to(folder)
+            if ours and SPAWNED in process.joinpath("cmdline").read_bytes():
+                return {name: memory_of(process.name, field) / MIB for name, field in FIELDS.items()}
+    raise SystemExit("no process waits for a job")
+
+
+def ended(client: Client, job: JobFile) -> Job:
     end = client.wait(send_job(client, job).id)
     if end.state is not JobState.succeeded:
         raise SystemExit(f"the job {end.state}: {end.error}")

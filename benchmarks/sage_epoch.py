@@ -32,6 +32,7 @@ from benchmarks.measuring import (
     spread,
     write_record,
 )
+from benchmarks.memory import memory_of
 from benchmarks.plain import PlainSage
 from worker.algorithms.architectures.small_resnet import resnet18
 from worker.algorithms.augment import crop_and_flip
@@ -233,20 +234,14 @@ def peak_memory(arguments: argparse.Namespace, train: Images, held_out: Images, 
     else:
         # Not getrusage: its maximum outlives an exec, and would be that of the process which started this one.
         Path("/proc/self/clear_refs").write_text("5")  # the peak is from now on
-        before = resident("VmRSS")
+        before = memory_of("self", "VmRSS")
     if arguments.memory_of == "ours":
         sage(model, train, held_out, epochs=2, batch_size=BATCH, seed=arguments.seed, **OURS)
     else:
         epochs = plain_way(arguments, model, workers=arguments.loader_workers).epochs(batch(train), batch(held_out))
         next(epochs), next(epochs)
-    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resident("VmHWM")
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else memory_of("self", "VmHWM")
     return peak - before
-
-
-def resident(name: str) -> int:
-    """A figure of this process's memory, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from redeem.local.network import free_port
 from redeem.local.processes import Process
+from redeem.local.server import everything
 from service.tables import BundleRow, ModelRow, TenantRow, UploadRow
 
 
@@ -67,10 +68,16 @@ def acting_as(module: str, worker: Process) -> Process:
     return replace(worker, argv=tuple(words), environment={**worker.environment, "PYTHONPATH": path})
 
 
-def peak_memory(pid: int) -> int:
-    """Bytes that a process had in memory at most."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+def with_worker(module: str) -> Callable[[Path, str, int], Sequence[Process]]:
+    """A whole server, but its workers have the Celery app of this module of the checkout."""
+
+    def processes(folder: Path, host: str, port: int) -> Sequence[Process]:
+        return [
+            acting_as(module, process) if process.name.startswith("worker") else process
+            for process in everything(folder, host, port)
+        ]
+
+    return processes
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:

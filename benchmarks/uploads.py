@@ -36,7 +36,7 @@ from typing import Any
 import httpx
 
 from benchmarks.cutting import cutting
-from benchmarks.servers import peak_memory
+from benchmarks.memory import memory_of
 from redeem.client import Client
 from redeem.contract import BundleRole
 from redeem.local.network import free_port
@@ -148,9 +148,10 @@ def running(app: list[str], environment: dict[str, str], path: str) -> Iterator[
 def measure_memory(server: str, key: str, process: subprocess.Popen[bytes], mib: int) -> dict[str, Any]:
     """How much the peak of resident memory grew while a file was sent; the first, small one warms the server up."""
     put(server, key, 1)
-    before = peak_memory(process.pid)
+    before = memory_of(process.pid, "VmHWM")
     put(server, key, mib)
-    return {"before_mib": round(before / MIB, 1), "growth_mib": round((peak_memory(process.pid) - before) / MIB, 1)}
+    growth = memory_of(process.pid, "VmHWM") - before
+    return {"before_mib": round(before / MIB, 1), "growth_mib": round(growth / MIB, 1)}
 
 
 def measure_cuts(server: str, key: str, folder: Path, mib: int, cuts: int, seed: int) -> dict[str, Any]:

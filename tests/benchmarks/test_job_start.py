@@ -14,7 +14,8 @@ def test_jobs_of_both_ways_end_and_the_record_says_how_soon(
     monkeypatch.setattr(job_start, "EXAMPLE", small_example)
     words = ["--rounds", "1", "--jobs", "1", "--pause", "1", "--record", str(small_example / "record.json")]
     assert job_start.main(words) == 0
-    seconds = json.loads((small_example / "record.json").read_text())["seconds"]
-    assert set(seconds) == {"ready", "unready"}
-    for one in seconds.values():
-        assert 0 < one["to_claim"]["median"] < one["to_end"]["median"]
+    record = json.loads((small_example / "record.json").read_text())
+    assert set(record["seconds"]) == set(record["waiting_mib"]) == {"ready", "unready"}
+    for way, seconds in record["seconds"].items():
+        assert 0 < seconds["to_claim"]["median"] < seconds["to_end"]["median"]
+        assert min(record["waiting_mib"][way]["own"].values()) > 0

@@ -4,19 +4,17 @@ job."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 
-from benchmarks.servers import acting_as
+from benchmarks.servers import with_worker
 from redeem.client import Client
 from redeem.contract import JobState, Stage
 from redeem.local import local_server
-from redeem.local.processes import Process
-from redeem.local.server import everything
 from service import database
 from service.settings import Settings
 from tests.e2e.deaths import PARENT, POISON
@@ -39,12 +37,7 @@ A_FEW = [f"{CHECKPOINT} is named{PARENT}", "the end is not yet written"]
 
 @contextmanager
 def _server(data: Path) -> Iterator[Client]:
-    def dying(folder: Path, host: str, port: int) -> Sequence[Process]:
-        return [
-            acting_as("tests.e2e.dying_worker", process) if process.name == "worker" else process
-            for process in everything(folder, host, port)
-        ]
-
+    dying = with_worker("tests.e2e.dying_worker")
     with local_server(data, processes=dying) as server, Client(server.url, server.key) as client:
         yield client
 
